@@ -1,0 +1,411 @@
+-- Views and macros over a store. Any DuckDB shell reads it, from version 1.4 on:
+--
+--   SET VARIABLE store = '/path/to/store';
+--   .read queries/setup.sql
+--   FROM pairs;
+--   FROM overlap_total('grpo-seed0', 'grpo-seed1');
+--
+-- Then every file of queries/ runs as it is, after SET VARIABLE of the parameters in its header.
+-- Only the rows of `pairs` are copied, so a session sees the pairs that were committed when it
+-- began: read this file again to see later ones. All else stays in the Parquet files. What is not
+-- committed is never seen.
+
+-- Every committed pair, superseded ones too. One row a pair. A table and not a view, because every
+-- other view asks for it, and each time would open one small file a pair.
+CREATE OR REPLACE TEMP TABLE all_pairs AS
+SELECT
+    pair_id,            -- readable slug and hash of both revisions and the settings
+    name,               -- name of the pair in its corpus
+    base_source,        -- where the base model was read
+    base_revision,      -- commit sha, or fingerprint of a folder
+    base_dtype,         -- dtype in which most base parameters are stored
+    tuned_source,       -- where the tuned model was read
+    tuned_revision,     -- commit sha, or fingerprint of a folder
+    tuned_dtype,        -- dtype in which most tuned parameters are stored
+    compare_dtype,      -- declared comparison dtype; null: narrower of the two, a tensor
+    family,             -- model family
+    algorithm,          -- training algorithm: SFT, DPO, GRPO, PPO, ...
+    stage,              -- training stage: SFT, RL, ...
+    dataset,            -- what it was trained on
+    seed,               -- seed of the run
+    on_policy,          -- samples came from the policy itself
+    kl,                 -- coefficient of the KL penalty
+    learning_rate,      -- peak learning rate
+    steps,              -- optimizer steps
+    source,             -- where the facts about the run come from
+    reported_sparsity,  -- sparsity that a paper reports, 0 to 1
+    labels,             -- free labels of the corpus file
+    numel,              -- parameters compared
+    numel_base_only,    -- parameters of tensors or rows that only the base has
+    numel_tuned_only,   -- parameters of tensors or rows that only the tuned has
+    numel_mismatched,   -- base parameters not compared because the shapes differ
+    tensors_compared,   -- tensors compared in full, `identical` ones among them
+    tensors_identical,  -- tensors with the same bytes on both sides
+    tensors_partial,    -- tensors compared on their common rows
+    tensors_base_only,  -- tensors that only the base has
+    tensors_tuned_only, -- tensors that only the tuned model has
+    tensors_mismatched, -- tensors whose shapes cannot be compared
+    tensors_tied,       -- tensors not counted because they are tied to another
+    criteria,           -- criteria for which masks are kept
+    counted_criteria,   -- criteria in `counts`
+    block,              -- parameters in a mask block
+    schema_version,     -- version of these schemas
+    software_version,   -- rlsparse_ray version that wrote the pair
+    bytes_read,         -- bytes of weights of both sides that the pair's numbers rest on
+    seconds,            -- seconds of work in its slices; shared slices count in full
+    created_at,         -- when the pair was committed
+    parts               -- every file of the pair but this one
+FROM read_parquet(
+    getvariable('store') || '/pairs/*/pairs.parquet',
+    hive_partitioning = true, hive_types_autocast = false
+);
+
+-- The current pairs: of the same name, base and tuned source the one committed last. A model
+-- that moved on was extracted again under a new pair_id; the older row stays in all_pairs, and
+-- its files stay in the store, but no view below shows them.
+CREATE OR REPLACE TEMP VIEW pairs AS
+FROM all_pairs
+QUALIFY row_number() OVER (
+    PARTITION BY name, base_source, tuned_source ORDER BY created_at DESC, pair_id DESC
+) = 1;
+
+-- One row a pair x tensor of either side, compared or not.
+CREATE OR REPLACE TEMP VIEW tensors AS
+SELECT
+    pair_id,            -- readable slug and hash of both revisions and the settings
+    tensor,             -- canonical name: prefixes such as `model.` removed
+    tensor_key,         -- canonical name and compared shape; the only key to join pairs on
+    base_name,          -- name in the base model; null if it has none
+    tuned_name,         -- name in the tuned model; null if it has none
+    layer,              -- layer number in the name; null outside the layers
+    module,             -- name inside the layer, without .weight or .bias
+    kind,               -- embedding, attention, mlp, norm, head, router, expert or other
+    shape,              -- compared shape; null if not compared
+    base_shape,         -- shape in the base model
+    tuned_shape,        -- shape in the tuned model
+    base_dtype,         -- stored dtype in the base model
+    tuned_dtype,        -- stored dtype in the tuned model
+    compare_dtype,      -- dtype in which both were compared
+    status,             -- compared, identical, base_only, tuned_only, shape_mismatch,
+                        -- partial_rows or tied
+    numel,              -- parameters compared; 0 if not compared
+    base_l2,            -- L2 norm of the finite base values that were compared
+    update_l2,          -- L2 norm of the finite differences
+    update_max,         -- largest finite |difference|
+    base_nan,           -- NaN values in the compared base
+    base_inf,           -- infinite values in the compared base
+    tuned_nan,          -- NaN values in the compared tuned tensor
+    tuned_inf,          -- infinite values in the compared tuned tensor
+    base_xxh3,          -- XXH3-64 of all stored bytes of the base tensor, hex
+    tuned_xxh3          -- XXH3-64 of all stored bytes of the tuned tensor, hex
+FROM read_parquet(
+    getvariable('store') || '/tensors/*/tensors.parquet',
+    hive_partitioning = true, hive_types_autocast = false
+)
+WHERE pair_id IN (SELECT pair_id FROM pairs);
+
+-- One row a pair x tensor x criterion.
+CREATE OR REPLACE TEMP VIEW counts AS
+SELECT
+    pair_id,            -- readable slug and hash of both revisions and the settings
+    tensor,             -- canonical name: prefixes such as `model.` removed
+    tensor_key,         -- canonical name and compared shape; the only key to join pairs on
+    criterion,          -- rule that says `changed`: exact, abs:1e-5, rel:1e-3, ...
+    numel,              -- parameters compared
+    changed             -- parameters changed
+FROM read_parquet(
+    getvariable('store') || '/counts/*/counts.parquet',
+    hive_partitioning = true, hive_types_autocast = false
+)
+WHERE pair_id IN (SELECT pair_id FROM pairs);
+
+-- One row a pair x criterion x tensor x block of 65,536 parameters.
+CREATE OR REPLACE TEMP VIEW masks AS
+SELECT
+    pair_id,            -- readable slug and hash of both revisions and the settings
+    criterion,          -- rule that says `changed`: exact, abs:1e-5, rel:1e-3, ...
+    tensor_key,         -- canonical name and compared shape; the only key to join pairs on
+    block,              -- number of the block in the flattened tensor (C order)
+    numel,              -- parameters in the block
+    changed,            -- bits set
+    bits                -- bit i of byte j is parameter 8j+i; padding bits are 0
+FROM read_parquet(
+    getvariable('store') || '/masks/*/*/*.parquet',
+    hive_partitioning = true, hive_types_autocast = false
+)
+WHERE pair_id IN (SELECT pair_id FROM pairs);
+
+-- One row a pair x tensor x criterion x binary exponent of the base weight.
+CREATE OR REPLACE TEMP VIEW strata AS
+SELECT
+    pair_id,            -- readable slug and hash of both revisions and the settings
+    tensor,             -- canonical name: prefixes such as `model.` removed
+    tensor_key,         -- canonical name and compared shape; the only key to join pairs on
+    criterion,          -- rule that says `changed`: exact, abs:1e-5, rel:1e-3, ...
+    exponent,           -- binary exponent of the base weight; lowest: subnormals and zero
+    numel,              -- parameters in the stratum
+    changed             -- parameters changed
+FROM read_parquet(
+    getvariable('store') || '/strata/*/strata.parquet',
+    hive_partitioning = true, hive_types_autocast = false
+)
+WHERE pair_id IN (SELECT pair_id FROM pairs);
+
+-- One row a pair x tensor x criterion: the changed parameters of its rows and columns.
+CREATE OR REPLACE TEMP VIEW margins AS
+SELECT
+    pair_id,            -- readable slug and hash of both revisions and the settings
+    tensor,             -- canonical name: prefixes such as `model.` removed
+    tensor_key,         -- canonical name and compared shape; the only key to join pairs on
+    criterion,          -- rule that says `changed`: exact, abs:1e-5, rel:1e-3, ...
+    changed_per_row,    -- changed in each row (all axes but the last)
+    changed_per_column  -- changed in each column (the last axis)
+FROM read_parquet(
+    getvariable('store') || '/margins/*/margins.parquet',
+    hive_partitioning = true, hive_types_autocast = false
+)
+WHERE pair_id IN (SELECT pair_id FROM pairs);
+
+-- One row a pair x tensor x bucket of signed steps: how far the parameters moved.
+CREATE OR REPLACE TEMP VIEW steps AS
+SELECT
+    pair_id,            -- readable slug and hash of both revisions and the settings
+    tensor,             -- canonical name: prefixes such as `model.` removed
+    tensor_key,         -- canonical name and compared shape; the only key to join pairs on
+    ulp_low,            -- smallest signed step of the bucket; null: from or to NaN or Inf
+    ulp_high,           -- largest signed step of the bucket, in ULPs of the compare dtype
+    numel               -- parameters that moved so far
+FROM read_parquet(
+    getvariable('store') || '/steps/*/steps.parquet',
+    hive_partitioning = true, hive_types_autocast = false
+)
+WHERE pair_id IN (SELECT pair_id FROM pairs);
+
+
+-- ---------------------------------------------------------------------------------------------
+-- Names and criteria
+-- ---------------------------------------------------------------------------------------------
+
+-- The pair_id that a name or a pair_id stands for; NULL for NULL. Anything else is an error.
+CREATE OR REPLACE TEMP MACRO pair_id_of(name_or_id) AS (
+    SELECT CASE
+        WHEN name_or_id IS NULL THEN NULL
+        WHEN count(*) = 0
+            THEN error('no pair named ' || name_or_id || '; FROM pairs lists them')
+        WHEN count(*) > 1
+            THEN error('pair name ' || name_or_id || ' is ambiguous: ids '
+                || string_agg(pair_id, ', ' ORDER BY pair_id))
+        ELSE any_value(pair_id)
+    END
+    FROM pairs
+    WHERE name_or_id IN (name, pair_id)
+);
+
+-- The criterion itself if at least one pair has it in `counts`, else an error.
+CREATE OR REPLACE TEMP MACRO counted(criterion_) AS (
+    SELECT CASE
+        WHEN bool_or(list_contains(counted_criteria, criterion_)) THEN criterion_
+        ELSE error('no pair counts criterion ' || criterion_ || '; counted are: '
+            || array_to_string(list_sort(list_distinct(flatten(list(counted_criteria)))), ', '))
+    END
+    FROM pairs
+);
+
+-- The pairs that a parameter means: one by its name or id, or all of them for '*'.
+CREATE OR REPLACE TEMP MACRO selected_pairs(pair) AS TABLE
+FROM pairs
+WHERE pair_id = coalesce((SELECT pair_id_of(nullif(pair, '*'))), pair_id);
+
+-- ---------------------------------------------------------------------------------------------
+-- Formulas. Division by zero gives NULL. Sums are exact integers; products of two counts pass
+-- 2^63 for large models and are therefore HUGEINT or DOUBLE.
+-- ---------------------------------------------------------------------------------------------
+
+CREATE OR REPLACE TEMP MACRO density(changed, numel) AS changed / nullif(numel, 0);
+CREATE OR REPLACE TEMP MACRO sparsity(changed, numel) AS (numel - changed) / nullif(numel, 0);
+
+-- Shared parameters of two masks over the same numel parameters, were they independent.
+CREATE OR REPLACE TEMP MACRO expected_uniform(changed_a, changed_b, numel) AS
+    changed_a::DOUBLE * changed_b / nullif(numel, 0);
+
+-- How many times what is expected was observed.
+CREATE OR REPLACE TEMP MACRO lift(observed, expected) AS observed / nullif(expected, 0);
+
+CREATE OR REPLACE TEMP MACRO jaccard(shared, changed_a, changed_b) AS
+    shared / nullif(changed_a + changed_b - shared, 0);
+
+-- Correlation of the two masks as 0/1 variables; NULL where one of them is constant.
+CREATE OR REPLACE TEMP MACRO phi(shared, changed_a, changed_b, numel) AS
+    (numel::HUGEINT * shared - changed_a::HUGEINT * changed_b)::DOUBLE
+    / nullif(sqrt(changed_a::DOUBLE * (numel - changed_a))
+        * sqrt(changed_b::DOUBLE * (numel - changed_b)), 0);
+
+-- Parameters of a tensor of that shape; one for a scalar.
+CREATE OR REPLACE TEMP MACRO cells(shape) AS coalesce(list_product(shape), 1)::BIGINT;
+
+-- ---------------------------------------------------------------------------------------------
+-- Sparsity
+-- ---------------------------------------------------------------------------------------------
+
+-- Counts with what the name of the tensor says and how it was compared.
+CREATE OR REPLACE TEMP VIEW tensor_counts AS
+SELECT
+    c.pair_id, t.tensor, c.tensor_key, t.layer, t.module, t.kind, t.status, t.base_xxh3,
+    c.criterion, c.numel, c.changed
+FROM counts AS c
+JOIN tensors AS t ON t.pair_id = c.pair_id AND t.tensor_key = c.tensor_key;
+
+-- ---------------------------------------------------------------------------------------------
+-- Overlap of two pairs. `a` and `b` are names or ids, or '*' for every pair that keeps masks of
+-- the criterion; overlap_total('*', '*') has each two pairs once.
+-- ---------------------------------------------------------------------------------------------
+
+-- The id of a pair that keeps masks of the criterion; NULL for NULL, an error for any other.
+CREATE OR REPLACE TEMP MACRO masked_pair_id_of(name_or_id, criterion_) AS (
+    SELECT CASE
+        WHEN name_or_id IS NULL THEN NULL
+        WHEN bool_or(list_contains(criteria, criterion_)) THEN any_value(pair_id)
+        ELSE error('pair ' || name_or_id || ' keeps no masks of criterion ' || criterion_
+            || '; it keeps: ' || array_to_string(any_value(criteria), ', '))
+    END
+    FROM pairs
+    WHERE pair_id = (SELECT pair_id_of(name_or_id))
+);
+
+-- One row for every two pairs to compare.
+CREATE OR REPLACE TEMP MACRO compared_pairs(a, b, criterion_) AS TABLE
+SELECT x.pair_id AS pair_a, y.pair_id AS pair_b
+FROM pairs AS x, pairs AS y
+WHERE list_contains(x.criteria, criterion_)
+    AND list_contains(y.criteria, criterion_)
+    AND x.pair_id = coalesce(
+        (SELECT masked_pair_id_of(nullif(a, '*'), criterion_)), x.pair_id)
+    AND y.pair_id = coalesce(
+        (SELECT masked_pair_id_of(nullif(b, '*'), criterion_)), y.pair_id)
+    AND CASE
+        WHEN a = '*' AND b = '*' THEN x.pair_id < y.pair_id
+        WHEN a = '*' OR b = '*' THEN x.pair_id <> y.pair_id
+        ELSE true
+    END;
+
+-- One row for every tensor_key that at least one of the two compared. The side that has no such
+-- tensor (another name, or another shape) has NULL in changed_a or changed_b.
+CREATE OR REPLACE TEMP MACRO overlap_sides(a, b, criterion_) AS TABLE
+SELECT
+    pair_a, pair_b, tensor_key,
+    any_value(tensor) AS tensor,
+    any_value(layer) AS layer,
+    any_value(module) AS module,
+    any_value(kind) AS kind,
+    any_value(numel) AS numel,
+    any_value(changed) FILTER (pair_id = pair_a) AS changed_a,
+    any_value(changed) FILTER (pair_id = pair_b) AS changed_b,
+    min(base_xxh3) = max(base_xxh3) AS same_base
+FROM (
+    SELECT pair_a, pair_b, unnest(list_distinct([pair_a, pair_b])) AS pair_id
+    FROM compared_pairs(a, b, criterion_)
+)
+JOIN (FROM tensor_counts WHERE criterion = criterion_) USING (pair_id)
+GROUP BY ALL;
+
+-- Observed overlap: the bits set in both masks, and how many parameters were looked at.
+CREATE OR REPLACE TEMP MACRO shared_bits(a, b, criterion_) AS TABLE
+WITH compared AS MATERIALIZED (FROM compared_pairs(a, b, criterion_))
+SELECT
+    pair_a, pair_b, x.tensor_key,
+    sum(x.numel)::BIGINT AS numel_seen,
+    sum(bit_count(x.bits::BIT & y.bits::BIT))::BIGINT AS shared
+FROM compared
+JOIN (
+    FROM masks WHERE criterion = criterion_ AND pair_id IN (SELECT pair_a FROM compared)
+) AS x ON x.pair_id = pair_a
+JOIN (
+    FROM masks WHERE criterion = criterion_ AND pair_id IN (SELECT pair_b FROM compared)
+) AS y ON y.pair_id = pair_b AND y.tensor_key = x.tensor_key AND y.block = x.block
+GROUP BY ALL;
+
+-- Sides and observed overlap. Masks that lack a block would only make `shared` smaller, so that is
+-- an error.
+CREATE OR REPLACE TEMP MACRO overlap_tensors(a, b, criterion_) AS TABLE
+SELECT
+    s.*,
+    CASE
+        WHEN changed_a IS NULL OR changed_b IS NULL THEN NULL
+        WHEN coalesce(numel_seen, 0) = numel THEN coalesce(o.shared, 0)
+        ELSE error('masks of ' || tensor_key || ' lack blocks in ' || pair_a || ' or ' || pair_b
+            || ': run rlsparse verify')
+    END AS shared
+FROM overlap_sides(a, b, criterion_) AS s
+LEFT JOIN shared_bits(a, b, criterion_) AS o USING (pair_a, pair_b, tensor_key);
+
+-- Overlap at every level: one row for two pairs (`total`), one for each tensor that both compared
+-- in the same shape (`tensor`), and one for each that only one of them did (`unmatched`), which is
+-- in no sum of the total. A baseline is an expected `shared`:
+--   uniform: from the two densities over all parameters of the row;
+--   tensor:  the sum of what is expected in each tensor, since some tensors are simply busier.
+-- A further baseline is one more macro that gives (pair_a, pair_b, tensor_key, expected), joined
+-- to overlap_tensors and summed here.
+CREATE OR REPLACE TEMP MACRO overlap_levels(a, b, criterion_) AS TABLE
+WITH sums AS (
+    SELECT
+        pair_a, pair_b,
+        CASE
+            WHEN grouping(tensor_key) = 1 THEN 'total'
+            WHEN count(shared) = 1 THEN 'tensor'
+            ELSE 'unmatched'
+        END AS level,
+        tensor_key, tensor, layer, module, kind,
+        count(shared) AS tensors,
+        coalesce(sum(numel) FILTER (shared IS NOT NULL), 0)::BIGINT AS numel,
+        coalesce(sum(changed_a) FILTER (shared IS NOT NULL), 0)::BIGINT AS changed_a,
+        coalesce(sum(changed_b) FILTER (shared IS NOT NULL), 0)::BIGINT AS changed_b,
+        coalesce(sum(shared), 0)::BIGINT AS shared,
+        coalesce(sum(expected_uniform(changed_a, changed_b, numel)), 0) AS expected_tensor,
+        bool_and(same_base) FILTER (shared IS NOT NULL) AS same_base,
+        count(*) - count(shared) AS tensors_unmatched,
+        coalesce(sum(numel) FILTER (shared IS NULL), 0)::BIGINT AS numel_unmatched,
+        any_value(changed_a) FILTER (shared IS NULL) AS unmatched_a,
+        any_value(changed_b) FILTER (shared IS NULL) AS unmatched_b
+    FROM overlap_tensors(a, b, criterion_)
+    GROUP BY GROUPING SETS (
+        (pair_a, pair_b), (pair_a, pair_b, tensor_key, tensor, layer, module, kind)
+    )
+)
+SELECT
+    pair_a, pair_b, level, tensor_key, tensor, layer, module, kind, tensors,
+    numel, changed_a, changed_b, shared,
+    shared / nullif(changed_a, 0) AS o1,
+    shared / nullif(changed_b, 0) AS o2,
+    jaccard(shared, changed_a, changed_b) AS jaccard,
+    phi(shared, changed_a, changed_b, numel) AS phi,
+    expected_uniform(changed_a, changed_b, numel) AS expected_uniform,
+    lift(shared, expected_uniform(changed_a, changed_b, numel)) AS lift_uniform,
+    expected_tensor,
+    lift(shared, expected_tensor) AS lift_tensor,
+    same_base, tensors_unmatched, numel_unmatched
+FROM sums
+WHERE level <> 'unmatched'
+UNION ALL BY NAME
+SELECT
+    pair_a, pair_b, level, tensor_key, tensor, layer, module, kind,
+    numel_unmatched AS numel, unmatched_a AS changed_a, unmatched_b AS changed_b
+FROM sums
+WHERE level = 'unmatched';
+
+-- Overlap tensor by tensor, of the tensors that both compared in the same shape.
+CREATE OR REPLACE TEMP MACRO overlap(a, b, criterion := 'exact') AS TABLE
+SELECT
+    pair_a, pair_b, tensor_key, tensor, layer, module, kind, numel,
+    changed_a, changed_b, shared, o1, o2, jaccard, phi,
+    expected_uniform, lift_uniform, same_base
+FROM overlap_levels(a, b, criterion)
+WHERE level = 'tensor';
+
+-- Overlap in total, one row for two pairs.
+CREATE OR REPLACE TEMP MACRO overlap_total(a, b, criterion := 'exact') AS TABLE
+SELECT
+    pair_a, pair_b, tensors, numel, changed_a, changed_b, shared, o1, o2, jaccard, phi,
+    expected_uniform, lift_uniform, expected_tensor, lift_tensor,
+    same_base, tensors_unmatched, numel_unmatched
+FROM overlap_levels(a, b, criterion)
+WHERE level = 'total';

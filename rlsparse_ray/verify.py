@@ -1,0 +1,61 @@
+"""Is the store what it says it is? Audits in SQL, and every listed file against its hash."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlsparse_ray.errors import QueryError
+from rlsparse_ray.sql import connect, run_audits
+from rlsparse_ray.store import Store, xxh3_of
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong. `check` is the name of an audit, or `files`."""
+
+    check: str
+    pair_id: str
+    problem: str
+
+
+def verify(store_root: str | Path, progress: Progress = lambda nbytes: None) -> list[Finding]:
+    """Everything that is wrong with a store; an empty list if all is well.
+
+    Files come first: a damaged one makes the audits that read it fail, which is reported too.
+    `progress` is called with the bytes hashed since the last call.
+
+    Raises:
+        StoreError: there is no store, or nothing is committed in it.
+    """
+    store = Store.open(store_root)
+    findings = list(_files(store, progress))
+    with connect(store_root) as con:
+        try:
+            for name, rows in run_audits(con):
+                for row in rows.to_pylist():
+                    text = ", ".join(f"{k} {v}" for k, v in row.items() if k != "pair_id")
+                    findings.append(Finding(name, str(row.get("pair_id", "")), text))
+        except QueryError as error:
+            findings.append(Finding("audits", "", f"cannot go on: {error}"))
+    return findings
+
+
+def _files(store: Store, progress: Progress) -> Iterator[Finding]:
+    for pair_id in sorted(store.committed()):
+        for part in store.pair_row(pair_id)["parts"]:
+            path = store.root / part["path"]
+            size = store.files.size(part["path"])
+            if size is None:
+                problem = "missing"
+            elif size != part["bytes"]:
+                problem = f"{size} bytes instead of {part['bytes']}"
+            elif xxh3_of(path) != part["xxh3"]:
+                problem = "contents have changed (XXH3 differs)"
+            else:
+                problem = ""
+            progress(part["bytes"])
+            if problem:
+                fix = f"remove {store.root}/pairs/pair_id={pair_id} and extract again"
+                yield Finding("files", pair_id, f"{part['path']}: {problem}; {fix}")
