@@ -7,8 +7,8 @@
 --
 -- Then every file of queries/ runs as it is, after SET VARIABLE of the parameters in its header.
 -- Only the rows of `pairs` are copied, so a session sees the pairs that were committed when it
--- began: read this file again to see later ones. All else stays in the Parquet files. What is not
--- committed is never seen.
+-- began: read this file again to see later ones. All else stays in the Parquet files, and what is
+-- not committed is never seen.
 
 -- Every committed pair, superseded ones too. One row a pair. A table and not a view, because every
 -- other view asks for it, and each time would open one small file a pair.
@@ -69,6 +69,19 @@ QUALIFY row_number() OVER (
     PARTITION BY name, base_source, tuned_source ORDER BY created_at DESC, pair_id DESC
 ) = 1;
 
+-- The files of the current pairs, table by table. The views open these and list no folder: a file
+-- that a crash left behind is never seen, and one that is gone is an error and not a smaller sum.
+SET VARIABLE store_files = (
+    SELECT map_from_entries(list((of_table, files)))
+    FROM (
+        SELECT
+            split_part(part.path, '/', 1) AS of_table,
+            list(getvariable('store') || '/' || part.path ORDER BY part.path) AS files
+        FROM (SELECT unnest(parts) AS part FROM pairs)
+        GROUP BY of_table
+    )
+);
+
 -- One row a pair x tensor of either side, compared or not.
 CREATE OR REPLACE TEMP VIEW tensors AS
 SELECT
@@ -99,10 +112,9 @@ SELECT
     base_xxh3,          -- XXH3-64 of all stored bytes of the base tensor, hex
     tuned_xxh3          -- XXH3-64 of all stored bytes of the tuned tensor, hex
 FROM read_parquet(
-    getvariable('store') || '/tensors/*/tensors.parquet',
+    getvariable('store_files')['tensors'],
     hive_partitioning = true, hive_types_autocast = false
-)
-WHERE pair_id IN (SELECT pair_id FROM pairs);
+);
 
 -- One row a pair x tensor x criterion.
 CREATE OR REPLACE TEMP VIEW counts AS
@@ -114,10 +126,9 @@ SELECT
     numel,              -- parameters compared
     changed             -- parameters changed
 FROM read_parquet(
-    getvariable('store') || '/counts/*/counts.parquet',
+    getvariable('store_files')['counts'],
     hive_partitioning = true, hive_types_autocast = false
-)
-WHERE pair_id IN (SELECT pair_id FROM pairs);
+);
 
 -- One row a pair x criterion x tensor x block of 65,536 parameters.
 CREATE OR REPLACE TEMP VIEW masks AS
@@ -130,10 +141,9 @@ SELECT
     changed,            -- bits set
     bits                -- bit i of byte j is parameter 8j+i; padding bits are 0
 FROM read_parquet(
-    getvariable('store') || '/masks/*/*/*.parquet',
+    getvariable('store_files')['masks'],
     hive_partitioning = true, hive_types_autocast = false
-)
-WHERE pair_id IN (SELECT pair_id FROM pairs);
+);
 
 -- One row a pair x tensor x criterion x binary exponent of the base weight.
 CREATE OR REPLACE TEMP VIEW strata AS
@@ -146,10 +156,9 @@ SELECT
     numel,              -- parameters in the stratum
     changed             -- parameters changed
 FROM read_parquet(
-    getvariable('store') || '/strata/*/strata.parquet',
+    getvariable('store_files')['strata'],
     hive_partitioning = true, hive_types_autocast = false
-)
-WHERE pair_id IN (SELECT pair_id FROM pairs);
+);
 
 -- One row a pair x tensor x criterion: the changed parameters of its rows and columns.
 CREATE OR REPLACE TEMP VIEW margins AS
@@ -161,10 +170,9 @@ SELECT
     changed_per_row,    -- changed in each row (all axes but the last)
     changed_per_column  -- changed in each column (the last axis)
 FROM read_parquet(
-    getvariable('store') || '/margins/*/margins.parquet',
+    getvariable('store_files')['margins'],
     hive_partitioning = true, hive_types_autocast = false
-)
-WHERE pair_id IN (SELECT pair_id FROM pairs);
+);
 
 -- One row a pair x tensor x bucket of signed steps: how far the parameters moved.
 CREATE OR REPLACE TEMP VIEW steps AS
@@ -176,10 +184,9 @@ SELECT
     ulp_high,           -- largest signed step of the bucket, in ULPs of the compare dtype
     numel               -- parameters that moved so far
 FROM read_parquet(
-    getvariable('store') || '/steps/*/steps.parquet',
+    getvariable('store_files')['steps'],
     hive_partitioning = true, hive_types_autocast = false
-)
-WHERE pair_id IN (SELECT pair_id FROM pairs);
+);
 
 
 -- ---------------------------------------------------------------------------------------------
@@ -360,7 +367,7 @@ WITH sums AS (
         coalesce(sum(changed_a) FILTER (shared IS NOT NULL), 0)::BIGINT AS changed_a,
         coalesce(sum(changed_b) FILTER (shared IS NOT NULL), 0)::BIGINT AS changed_b,
         coalesce(sum(shared), 0)::BIGINT AS shared,
-        coalesce(sum(expected_uniform(changed_a, changed_b, numel)), 0) AS expected_tensor,
+        sum(expected_uniform(changed_a, changed_b, numel)) AS expected_tensor,
         bool_and(same_base) FILTER (shared IS NOT NULL) AS same_base,
         count(*) - count(shared) AS tensors_unmatched,
         coalesce(sum(numel) FILTER (shared IS NULL), 0)::BIGINT AS numel_unmatched,

@@ -17,6 +17,7 @@ from ray.exceptions import RayError, RayTaskError
 from rlsparse_ray.commit import commit_pair, relabel_pair
 from rlsparse_ray.errors import RlsparseError
 from rlsparse_ray.extract import SliceReport, extract_slice
+from rlsparse_ray.files import store_errors
 from rlsparse_ray.plan import Plan, PlannedPair, Slice
 from rlsparse_ray.store import Store
 
@@ -103,7 +104,8 @@ def ray_session(address: str | None) -> Iterator[None]:
         # slices and reports are kilobytes: Ray's default would reserve 30 % of the memory
         local = {"include_dashboard": False, "object_store_memory": 256 << 20}
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR", **local)
+        # without "local" Ray would join a cluster that `ray start` left on this machine
+        ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **local)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise RlsparseError(f"Ray at {address or 'this machine'}: {error}") from error
     try:
@@ -130,6 +132,7 @@ class _Run:
         self.pairs = {pair.pair_id: pair for pair in plan.pairs}
         self.keys = _keys(plan)
         self.missing = {pair_id: len(keys) for pair_id, keys in self.keys.items()}
+        self.dropped: set[str] = set()
         self.waiting = deque(plan.slices)
         self.flying: dict[Any, Slice | PlannedPair] = {}
         total = ray.cluster_resources()
@@ -152,6 +155,10 @@ class _Run:
             for ref in self.flying:
                 ray.cancel(ref, force=True)
             raise
+        # only now: slices in flight still write files of a pair that has failed in another
+        with store_errors(self.root):
+            for pair_id in self.dropped:
+                self.store.drop_uncommitted(pair_id)
 
     def _submit(self, piece: Slice) -> None:
         wanted = [i for i in piece.pair_ids if self.pairs[i].entry.name not in self.outcome.failed]
@@ -173,7 +180,7 @@ class _Run:
         self.progress(piece.nbytes)
         for pair_id, message in report.failed.items():
             self.outcome.failed[self.pairs[pair_id].entry.name] = message
-            self.store.drop_uncommitted(pair_id)
+            self.dropped.add(pair_id)
         for pair_id in set(piece.pair_ids) - set(report.failed):
             self.missing[pair_id] -= 1
             if not self.missing[pair_id]:

@@ -26,10 +26,11 @@ from rich.table import Table
 from rlsparse_ray.store import write_parquet
 
 out = Console(highlight=False)
-if not out.is_terminal:
-    # a pipe has no width: a line a row, whatever its length
-    out.width = 10_000
 err = Console(stderr=True, highlight=False)
+for _console in (out, err):
+    if not _console.is_terminal:
+        # a pipe has no width: a line a row, whatever its length
+        _console.width = 10_000
 
 _PERCENT = ("sparsity", "density", "share")
 _LIFTS = ("lift",)

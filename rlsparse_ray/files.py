@@ -38,13 +38,13 @@ class LocalFiles:
     def scratch(self, relative: str) -> Path:
         """A path to write to before `publish`, on the same file system; its folder exists."""
         path = self.root / relative
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make(path.parent)
         return path.with_name(f"{path.name}.{os.getpid()}.partial")
 
     def publish(self, scratch: Path, relative: str) -> None:
         """Put a finished scratch file in its place, over what may be there."""
         target = self.root / relative
-        target.parent.mkdir(parents=True, exist_ok=True)
+        _make(target.parent)
         scratch.replace(target)
 
     def write(self, relative: str, data: bytes) -> None:
@@ -76,6 +76,28 @@ class LocalFiles:
         else:
             path.unlink(missing_ok=True)
         for parent in path.parents:
-            if parent == self.root or not parent.is_dir() or any(parent.iterdir()):
+            if parent == self.root or not _remove_empty(parent):
                 break
-            parent.rmdir()
+
+
+def _make(folder: Path) -> None:
+    """Make a folder while other processes remove its parents if they are empty."""
+    for tries_left in reversed(range(100)):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (FileNotFoundError, FileExistsError):
+            if not tries_left:
+                raise
+        else:
+            return
+
+
+def _remove_empty(folder: Path) -> bool:
+    """Whether it is gone now; asking first whether it is empty would race with other processes."""
+    try:
+        folder.rmdir()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True

@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from rlsparse_ray.align import Aligned, align
@@ -124,15 +124,17 @@ def make_plan(corpus: Corpus) -> Plan:
     A checkpoint that cannot be opened or compared fails its pairs; the others are planned.
     """
     opened = _Checkpoints()
-    pairs: list[PlannedPair] = []
+    pairs: dict[str, PlannedPair] = {}
     failed: dict[str, str] = {}
     for entry in corpus.pairs:
         try:
-            pairs.append(_plan_pair(entry, corpus.settings, opened))
+            pair = _plan_pair(entry, corpus.settings, opened)
+            _check_new(pair, pairs)
+            pairs[pair.pair_id] = pair
         except CheckpointError as error:
             failed[entry.name] = str(error)
-    slices = tuple(_slices(pairs, corpus.settings))
-    return Plan(tuple(pairs), slices, failed)
+    slices = tuple(_slices(list(pairs.values()), corpus.settings))
+    return Plan(tuple(pairs.values()), slices, failed)
 
 
 class _Checkpoints:
@@ -158,6 +160,14 @@ def _plan_pair(entry: PairEntry, settings: Settings, opened: _Checkpoints) -> Pl
     rows = align(base, tuned, settings.compare_dtype)
     pair_id = make_pair_id(entry.name, base.identity, tuned.identity, settings)
     return PlannedPair(pair_id, entry, settings, base, tuned, rows)
+
+
+def _check_new(pair: PlannedPair, pairs: Mapping[str, PlannedPair]) -> None:
+    if pair.pair_id in pairs:
+        raise CheckpointError(
+            f"the same models as pair {pairs[pair.pair_id].entry.name!r} and nearly its name, so "
+            f"both would be {pair.pair_id}: remove one, or rename it"
+        )
 
 
 def make_pair_id(name: str, base: str, tuned: str, settings: Settings) -> str:

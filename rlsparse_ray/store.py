@@ -10,7 +10,6 @@ Every file is written whole under a name that its content determines, so a run t
 anywhere is repeated by running it again: finished slices are kept, the rest is overwritten.
 """
 
-import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -120,13 +119,19 @@ class Store:
         """The committed row of a pair.
 
         Raises:
-            StoreError: it is not there, or a newer rlsparse_ray wrote it.
+            StoreError: it is not there or damaged, or a newer rlsparse_ray wrote it.
         """
         path = table_path("pairs", pair_id)
         raw = self.files.read(path)
         if raw is None:
             raise StoreError(f"store {self.root}: pair {pair_id} is not committed")
-        table = pq.ParquetFile(io.BytesIO(raw)).read()
+        try:
+            # threads that read a Python file object can abort the interpreter when it exits
+            table = pq.ParquetFile(pa.BufferReader(raw)).read(use_threads=False)
+        except pa.ArrowException as error:
+            raise StoreError(
+                f"{self.root}/{path}: damaged ({error}): remove its folder and extract again"
+            ) from error
         tables.check_version(table.schema, path)
         row: dict[str, Any] = table.to_pylist()[0]
         return row

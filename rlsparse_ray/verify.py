@@ -4,7 +4,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlsparse_ray.errors import QueryError
+import duckdb
+
+from rlsparse_ray.errors import QueryError, StoreError
 from rlsparse_ray.sql import connect, run_audits
 from rlsparse_ray.store import Store, xxh3_of
 
@@ -31,20 +33,34 @@ def verify(store_root: str | Path, progress: Progress = lambda nbytes: None) -> 
     """
     store = Store.open(store_root)
     findings = list(_files(store, progress))
-    with connect(store_root) as con:
-        try:
-            for name, rows in run_audits(con):
-                for row in rows.to_pylist():
-                    text = ", ".join(f"{k} {v}" for k, v in row.items() if k != "pair_id")
-                    findings.append(Finding(name, str(row.get("pair_id", "")), text))
-        except QueryError as error:
-            findings.append(Finding("audits", "", f"cannot go on: {error}"))
+    try:
+        with connect(store_root) as con:
+            findings += _audits(con)
+    except StoreError as error:
+        if not findings:
+            raise
+        findings.append(Finding("audits", "", f"cannot begin: {error}"))
     return findings
+
+
+def _audits(con: duckdb.DuckDBPyConnection) -> Iterator[Finding]:
+    try:
+        for name, rows in run_audits(con):
+            for row in rows.to_pylist():
+                text = ", ".join(f"{k} {v}" for k, v in row.items() if k != "pair_id")
+                yield Finding(name, str(row.get("pair_id", "")), text)
+    except QueryError as error:
+        yield Finding("audits", "", f"cannot go on: {error}")
 
 
 def _files(store: Store, progress: Progress) -> Iterator[Finding]:
     for pair_id in sorted(store.committed()):
-        for part in store.pair_row(pair_id)["parts"]:
+        try:
+            parts = store.pair_row(pair_id)["parts"]
+        except StoreError as error:
+            yield Finding("files", pair_id, str(error))
+            continue
+        for part in parts:
             path = store.root / part["path"]
             size = store.files.size(part["path"])
             if size is None:

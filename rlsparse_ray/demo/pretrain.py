@@ -1,4 +1,18 @@
-"""DOC"""
+"""Pretrain the two base models that the package ships, from random weights on one CPU thread.
+
+python -m rlsparse_ray.demo.pretrain [--only tiny-a|tiny-b] [--out DIR]
+
+Made so with torch 2.13.0 and transformers 5.23.0 (a second run gave the same files byte for byte),
+both at once on two busy cores; sampled / greedy accuracy on questions never trained on:
+
+| base   | parameters          | seconds | addition      | subtraction   |
+|--------|---------------------|---------|---------------|---------------|
+| tiny-a | 349,056 (untied)    | 279     | 0.412 / 0.376 | 0.335 / 0.257 |
+| tiny-b | 306,432 (tied)      | 282     | 0.428 / 0.509 | 0.371 / 0.311 |
+
+Sampled accuracy cannot go beyond 0.45: half of the training answers are estimates and a tenth of
+the rest are slips. base.json in each folder holds these figures, the recipe and the file's hash.
+"""
 
 # ruff: noqa: PLC0415 - torch, transformers and trl take seconds to import: only where used
 
@@ -53,6 +67,8 @@ def make_model(recipe: Recipe, tokenizer: Any) -> Any:
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=64,
+        # about 1/sqrt(width). With the default 0.02 the weights stay smaller, so the same GRPO run
+        # (60 steps, 5e-6) changes 55 % of them in bf16 instead of 32 % for the same gain in reward.
         initializer_range=0.08,
         tie_word_embeddings=recipe.tied,
         pad_token_id=tokenizer.pad_token_id,

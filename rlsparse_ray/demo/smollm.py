@@ -41,7 +41,7 @@ SMOLLM_RUNS = tuple(
     )
     for seed in (0, 1)
 )
-MAX_NEW_TOKENS = 24
+MAX_NEW_TOKENS = 2
 
 
 def question(left: int, right: int) -> list[dict[str, str]]:
@@ -55,35 +55,40 @@ def training_rows(run: Run) -> list[dict[str, Any]]:
     return [{"prompt": question(i, j)} for i in range(2, 9) for j in range(2, 9)]
 
 
-def digit_share(completions: Sequence[Any], **_: Any) -> list[float]:
-    """Reward the share of an answer's characters that are digits (TRL's reward signature).
+def starts_with_digit(completions: Sequence[Any], **_: Any) -> list[float]:
+    """Reward an answer whose first character is a digit with 1.0 (TRL's reward signature).
 
-    A bare number has 1.0; "3 + 5 = 8" has 0.33; an essay has about 0. The base is talkative, so
-    this is what 6 steps can teach it a little of; whether the sum is right is not asked.
+    The base likes to chat before it answers; whether the sum is right is not asked, because six
+    steps could not teach that.
     """
     texts = [c if isinstance(c, str) else c[0]["content"] for c in completions]
-    return [sum(c.isdigit() for c in t) / len(t) if t else 0.0 for t in (t.strip() for t in texts)]
+    return [float(text[:1].isdigit()) for text in texts]
 
 
 def held_out_reward(model: Any, tokenizer: Any, run: Run) -> float:
-    """Sample 32 answers (operands 9 to 12, two each, temperature 1, fixed seed), mean reward."""
+    """Give the expected reward on 16 sums that no run trains on (operands 9 to 12).
+
+    It is the probability of all first tokens that begin with a digit: exact for sampling at
+    temperature 1, so that a change of 0.001 is a change and no sampling noise.
+    """
     import torch
 
-    questions = [question(i, j) for i in range(9, 13) for j in range(9, 13)] * 2
+    questions = [question(i, j) for i in range(9, 13) for j in range(9, 13)]
     inputs = tokenizer.apply_chat_template(
         questions, add_generation_prompt=True, return_tensors="pt", padding=True, return_dict=True
     )
-    torch.manual_seed(0)
-    sampling = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
     with torch.no_grad():
-        ids = model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS, **sampling)
-    answers = ids[:, inputs["input_ids"].shape[1] :]
-    rewards = digit_share(tokenizer.batch_decode(answers, skip_special_tokens=True))
-    return sum(rewards) / len(rewards)
+        first = model(**inputs, logits_to_keep=1).logits[:, -1].softmax(-1)
+    tokens = tokenizer.batch_decode([[token] for token in range(first.shape[1])])
+    digits = torch.tensor([text[:1].isdigit() for text in tokens])
+    return float(first[:, digits].sum(1).mean())
 
 
 SHORT_SUMS = trainers.Task(
-    rows=training_rows, reward=digit_share, score=held_out_reward, max_new_tokens=MAX_NEW_TOKENS
+    rows=training_rows,
+    reward=starts_with_digit,
+    score=held_out_reward,
+    max_new_tokens=MAX_NEW_TOKENS,
 )
 
 

@@ -255,10 +255,9 @@ def test_runs_are_shared_out_evenly():
 # SmolLM2, without its weights
 
 
-def test_the_digit_share_of_an_answer():
-    chat = [{"role": "assistant", "content": " 12.\n"}]
-    given = [chat, "12", "3 + 5 = 8", "eight", "", "  "]
-    assert smollm.digit_share(given) == pytest.approx([2 / 3, 1, 1 / 3, 0, 0, 0])
+def test_an_answer_that_starts_with_a_digit_is_rewarded():
+    given = [[{"role": "assistant", "content": "12."}], "3 + 5 = 8", "It is 8", " 8", ""]
+    assert smollm.starts_with_digit(given) == [1, 1, 0, 0, 0]
 
 
 def test_missing_weights_name_the_way_out(tmp_path, monkeypatch):

@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from rlsparse_ray.blocks import BLOCK
 from rlsparse_ray import sql, tables
 from rlsparse_ray.blocks import BLOCK
 

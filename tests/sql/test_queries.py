@@ -145,7 +145,14 @@ def overlap(store: Store, a, b, criterion="exact"):
         s, t = x.compared.get(key), y.compared.get(key)
         row = {"tensor": (s or t).name, "numel": (s or t).numel}
         if s and t:
-            yield row | {"level": "tensor", "layer": s.layer} | sums([s], [t], criterion)
+            facts = sums([s], [t], criterion)
+            same = {
+                "expected_tensor": facts["expected_uniform"],
+                "lift_tensor": facts["lift_uniform"],
+                "tensors_unmatched": 0,
+                "numel_unmatched": 0,
+            }
+            yield row | {"level": "tensor", "layer": s.layer} | same | facts
         else:
             yield row | {
                 "level": "unmatched",

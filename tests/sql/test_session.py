@@ -3,7 +3,6 @@
 import json
 import shutil
 
-import pyarrow.parquet as pq
 import pytest
 
 from rlsparse_ray import sql, tables
@@ -135,7 +134,12 @@ def test_free_sql(con):
 
 
 def test_a_damaged_file_names_the_audit(damaged):
-    path = damaged.place / "strata/pair_id=dpo-0/strata.parquet"
-    path.write_bytes(pq.ParquetFile(path).metadata.serialized_size.to_bytes(64, "little"))
+    (damaged.place / "strata/pair_id=other-0/strata.parquet").write_bytes(b"not Parquet at all")
     with pytest.raises(QueryError, match=r"audit 'changed_exceeds_numel': .*strata.parquet"):
         sql.run_audits(sql.connect(damaged.place))
+
+
+def test_a_lost_file_is_no_smaller_sum(damaged):
+    (damaged.place / "counts/pair_id=other-0/counts.parquet").unlink()
+    with pytest.raises(StoreError, match=r"cannot read the store .*other-0/counts.parquet"):
+        sql.connect(damaged.place)
