@@ -77,8 +77,6 @@ class TorchBackend:
                 _add_margins(margins, row, k + start)
         finite = torch.isfinite(size)
         distance = torch.where(finite, size, 0.0).double()
-        dense = torch.zeros(n, dtype=torch.float64, device=base.device)
-        dense[index] = distance * distance
         nan_inf = [
             a - b
             for a, b in zip(
@@ -94,7 +92,7 @@ class TorchBackend:
             exponents=_stack(exponents, np.int64, fmt.exponents),
             steps=_steps(old[regular], new[regular], fmt),
             nonfinite=int((~regular).sum()),
-            block_squares=_block_squares(dense).cpu().numpy(),
+            block_squares=_list_squares(distance * distance, index, n).cpu().numpy(),
             largest=float(distance.max()) if index.numel() else 0.0,
             nan=int(nan_inf[0]),
             inf=int(nan_inf[1]),
@@ -245,3 +243,14 @@ def _block_squares(squares: Tensor) -> Tensor:
         width //= 2
         lanes = lanes[:, :width] + lanes[:, width : 2 * width]
     return lanes.flatten()
+
+
+def _list_squares(squares: Tensor, index: Tensor, n: int) -> Tensor:
+    """As `_block_squares`, but of the list of changed values of each block, closed up."""
+    block = index // BLOCK
+    length = torch.bincount(block, minlength=blocks_of(n))
+    first = torch.cumsum(length, 0) - length
+    rank = torch.arange(index.numel(), device=index.device) - first[block]
+    dense = torch.zeros(blocks_of(n) * BLOCK, dtype=torch.float64, device=index.device)
+    dense[block * BLOCK + rank] = squares
+    return _block_squares(dense)

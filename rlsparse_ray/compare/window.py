@@ -60,7 +60,8 @@ class PairWindow:
     exponents: [masked, format.exponents] changed values by the exponent index of the base.
     steps: [2, MAX_BUCKET + 1] changed finite values by bucket of |step|; row 0 down, row 1 up.
     nonfinite: changed values of which one side is NaN or infinite.
-    block_squares: [blocks] sum of squares of the finite differences.
+    block_squares: [blocks] sum of squares of the finite differences, over the list of changed
+        values of the block (entry j of the list in lane j % LANES).
     largest: largest finite |difference|.
     nan, inf: how many more NaN and infinite values the tuned side has than the base.
     """
