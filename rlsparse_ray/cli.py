@@ -220,6 +220,24 @@ def verify(store: StorePath, json: Json = False) -> None:
     raise typer.Exit(1 if rows else 0)
 
 
+@app.command()
+def demo(
+    fast: Annotated[
+        bool, typer.Option("--fast", help="Tiny models only: without SmolLM2-135M.")
+    ] = False,
+    folder: Annotated[Path, typer.Option(help="Where models and store go.")] = Path(
+        "rlsparse-demo"
+    ),
+) -> None:
+    """The whole way on real weights: trains models with RL, extracts their masks, asks questions.
+
+    Trained models are kept, so a second run takes seconds. Example: `rlsparse demo --fast`
+    """
+    from rlsparse_ray.demo.run import run_demo
+
+    run_demo(folder, smollm=not fast)
+
+
 def _listing() -> pa.Table:
     from rlsparse_ray import sql
 

@@ -99,7 +99,7 @@ class Settings(_Model):
     criteria: tuple[Annotated[str, AfterValidator(_criterion)], ...] = ("exact", "abs:1e-5")
     """Criteria for which masks are kept; counts cover more. About a bit a parameter each."""
     slice_bytes: Annotated[int, BeforeValidator(_bytes), Field(gt=0)] = 256 * 2**20
-    """Bytes of base and tuned weights in a slice: smaller ones spread and resume better."""
+    """Bytes of the base in a slice: smaller slices spread and resume better."""
     compare_dtype: Annotated[str, AfterValidator(_float_dtype)] | None = None
     """Dtype in which floats are compared; none: the narrower of the two, tensor by tensor."""
 

@@ -5,7 +5,6 @@ binds their parameters as variables and turns DuckDB's errors into messages with
 """
 
 import difflib
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +15,8 @@ import duckdb
 import pyarrow as pa
 
 from rlsparse_ray.errors import QueryError, StoreError
-from rlsparse_ray.tables import SCHEMA_VERSION
+from rlsparse_ray.store import Store
+from rlsparse_ray.tables import check_version
 
 _PARAMETER = re.compile(r"(?P<name>[a-z_]+)(?: = (?P<default>[^\s:]+(?::[^\s:]+)*))?: (?P<help>.+)")
 
@@ -50,7 +50,7 @@ def connect(store: str | Path, threads: int | None = None) -> duckdb.DuckDBPyCon
         StoreError: not a store, one of a newer schema version, or one without a committed pair.
     """
     place = Path(store).expanduser()
-    _check_store(place)
+    Store.open(place)
     con = duckdb.connect(
         config={"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
     )
@@ -156,38 +156,12 @@ def _fetch(con: duckdb.DuckDBPyConnection, text: str, where: str) -> pa.Table:
         raise QueryError(f"{where}{error}") from error
 
 
-def _check_store(place: Path) -> None:
-    path = place / "store.json"
-    if not path.is_file():
-        raise StoreError(
-            f"{place} is not a store (it has no store.json): "
-            f"rlsparse extract CORPUS --store {place} makes one"
-        )
-    try:
-        facts = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{path} cannot be read: {error}") from error
-    if not isinstance(facts, dict) or facts.get("format") != "rlsparse_ray":
-        raise StoreError(f"{path}: not written by rlsparse_ray: name another folder with --store")
-    _check_schema_version(facts.get("schema_version"), str(path))
-
-
-def _check_schema_version(version: object, place: str) -> None:
-    if not isinstance(version, int):
-        raise StoreError(f"{place}: it has no schema_version: extract into another folder")
-    if version > SCHEMA_VERSION:
-        raise StoreError(
-            f"{place}: schema version {version}, but this rlsparse_ray reads up to "
-            f"{SCHEMA_VERSION}: pip install --upgrade rlsparse-ray"
-        )
-
-
 def _check_pairs(con: duckdb.DuckDBPyConnection, place: Path) -> None:
     files = "getvariable('store') || '/pairs/*/pairs.parquet'"
     if con.execute(f"SELECT count(*) FROM glob({files})").fetchall() == [(0,)]:
         raise StoreError(f"no committed pairs in {place}: run rlsparse extract")
     newest = con.execute(f"SELECT max(schema_version) FROM read_parquet({files})").fetchall()
-    _check_schema_version(newest[0][0], str(place / "pairs"))
+    check_version(newest[0][0], str(place / "pairs"))
 
 
 def _literal_glob(place: Path) -> str:

@@ -98,16 +98,13 @@ class Store:
             )
         try:
             marker = json.loads(raw)
-            known, version = marker["format"] == FORMAT, int(marker["schema_version"])
-        except (ValueError, KeyError, TypeError) as error:
+        except ValueError as error:
             raise StoreError(f"{root}/{MARKER}: damaged ({error}): restore it") from error
-        if not known:
-            raise StoreError(f"{root}/{MARKER}: format is not {FORMAT}: name another folder")
-        if version > tables.SCHEMA_VERSION:
+        if not isinstance(marker, dict) or marker.get("format") != FORMAT:
             raise StoreError(
-                f"{root}: schema version {version}, but this rlsparse_ray reads up to "
-                f"{tables.SCHEMA_VERSION}: pip install --upgrade rlsparse-ray"
+                f"{root}/{MARKER}: not written by rlsparse_ray: name another folder with --store"
             )
+        tables.check_version(marker.get("schema_version"), f"{root}/{MARKER}")
         return store
 
     def committed(self) -> set[str]:
@@ -132,7 +129,7 @@ class Store:
             raise StoreError(
                 f"{self.root}/{path}: damaged ({error}): remove its folder and extract again"
             ) from error
-        tables.check_version(table.schema, path)
+        tables.check_file(table.schema, path)
         row: dict[str, Any] = table.to_pylist()[0]
         return row
 

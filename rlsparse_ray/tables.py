@@ -183,19 +183,26 @@ def to_table(name: str, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
     return pa.table({f.name: pa.array(columns[f.name], type=f.type) for f in schema}, schema=schema)
 
 
-def check_version(schema: pa.Schema, place: str) -> None:
+def check_file(schema: pa.Schema, place: str) -> None:
     """Refuse a file that a newer rlsparse_ray wrote, or that is none of ours.
 
     Raises:
         StoreError: naming the file and the fix.
     """
     raw = (schema.metadata or {}).get(_VERSION_KEY)
-    if raw is None:
+    check_version(int(raw) if raw else None, place)
+
+
+def check_version(version: object, place: str) -> None:
+    """Refuse a schema version that this software does not know.
+
+    Raises:
+        StoreError: naming the place and the fix.
+    """
+    if not isinstance(version, int):
+        raise StoreError(f"{place}: not written by rlsparse_ray (it has no schema version)")
+    if version > SCHEMA_VERSION:
         raise StoreError(
-            f"{place}: not written by rlsparse_ray (no schema version in its metadata)"
-        )
-    if int(raw) > SCHEMA_VERSION:
-        raise StoreError(
-            f"{place}: schema version {int(raw)}, but this rlsparse_ray reads up to "
+            f"{place}: schema version {version}, but this rlsparse_ray reads up to "
             f"{SCHEMA_VERSION}: pip install --upgrade rlsparse-ray"
         )

@@ -12,7 +12,7 @@ import numba as nb
 import numpy as np
 
 from rlsparse_ray.blocks import BLOCK
-from rlsparse_ray.compare.bitops import leading_zeros, trailing_zeros
+from rlsparse_ray.compare.bitops import leading_zeros, popcount, trailing_zeros
 from rlsparse_ray.compare.layouts import exponent, is_inf, is_nan, magnitude, regular, value
 from rlsparse_ray.compare.window import LANES
 
@@ -43,10 +43,24 @@ def _code_exponents(block: Any, codes: Any, tag: Any) -> None:
 
 
 @jit
-def _add_squares(values: Any, lanes: Any, tag: Any) -> None:
+def _add_squares(values: Any, lanes: Any, tag: Any) -> int:
+    """Squares of the finite values into the lanes; returns how many are not finite."""
+    irregular = 0
     for j in range(values.size):
-        v = np.float64(value(values[j], tag)) if regular(magnitude(values[j], tag), tag) else 0.0
+        finite = regular(magnitude(values[j], tag), tag)
+        v = np.float64(value(values[j], tag)) if finite else 0.0
         lanes[j] += v * v
+        irregular += not finite
+    return irregular
+
+
+@jit
+def _count_nonfinite(base: Any, tag: Any) -> Any:
+    nan, inf = 0, 0
+    for i in range(base.size):
+        nan += is_nan(magnitude(base[i], tag), tag)
+        inf += is_inf(magnitude(base[i], tag), tag)
+    return nan, inf
 
 
 @jit
@@ -58,6 +72,7 @@ def scan_base(base: Any, squares: Any, tag: Any) -> Any:
     twins = np.zeros(65536, np.int32)
     codes = np.zeros(BLOCK, np.uint8)
     lanes = np.empty(LANES)
+    irregular = 0
     for b in range(squares.size):
         block = base[b * BLOCK : min(n, (b + 1) * BLOCK)]
         _code_exponents(block, codes, tag)
@@ -65,15 +80,15 @@ def scan_base(base: Any, squares: Any, tag: Any) -> Any:
             twins[twin] += 1
         lanes[:] = 0.0
         for k in range(0, block.size, LANES):
-            _add_squares(block[k : k + LANES], lanes, tag)
+            irregular += _add_squares(block[k : k + LANES], lanes, tag)
         squares[b] = _sum_lanes(lanes)
-    table = twins.reshape(256, 256)
-    exponents = table.sum(axis=0) + table.sum(axis=1)
+    exponents = np.zeros(256, np.int64)
+    for high in range(256):
+        row = twins[high << 8 : (high + 1) << 8]
+        exponents += row
+        exponents[high] += row.sum()
     exponents[0] -= n % 2
-    nan, inf = 0, 0
-    for i in range(n):
-        nan += is_nan(magnitude(base[i], tag), tag)
-        inf += is_inf(magnitude(base[i], tag), tag)
+    nan, inf = _count_nonfinite(base, tag) if irregular else (0, 0)
     return exponents, nan, inf
 
 
@@ -94,7 +109,7 @@ def _list_changed(words: Any, index: Any) -> int:
 def _gather(values: Any, index: Any, out: Any) -> None:
     """out[j] = values[index[j]]."""
     for j in range(index.size):
-        out[j] = values[index[j]]
+        out[j] = values[np.uint32(index[j])]
 
 
 @jit
@@ -111,8 +126,9 @@ def _sum_squares(size: Any, lanes: Any) -> float:
     """Sum of squares of the finite sizes: entry j of the list goes to lane j % LANES."""
     lanes[:] = 0.0
     for k in range(0, size.size, LANES):
-        for j in range(min(LANES, size.size - k)):
-            d = np.float64(size[k + j]) if size[k + j] < np.float32(np.inf) else 0.0
+        part = size[k : k + LANES]
+        for j in range(part.size):
+            d = np.float64(part[j]) if part[j] < np.float32(np.inf) else 0.0
             lanes[j] += d * d
     return _sum_lanes(lanes)
 
@@ -133,48 +149,57 @@ def _flag(kind: int, tolerance: Any, size: Any, scale: Any, flags: Any) -> int:
 
 
 @jit
-def _add_all(index: Any, start: int, rows: Any, columns: Any) -> None:
-    """Margins of a mask that holds all of `index`; row by row, so no position needs a division."""
-    width = columns.size
-    row = start // width
-    origin = row * width - start
-    j = 0
-    while j < index.size:
-        if index[j] >= origin + width:
-            row += (index[j] - origin) // width
-            origin = row * width - start
-        first = j
-        while j < index.size and index[j] < origin + width:
-            columns[index[j] - origin] += 1
-            j += 1
-        rows[row] += j - first
+def _keep(bits: Any, flags: Any, words: Any) -> None:
+    """The set bits of `bits` whose flag holds, in `words`; the flags are in their order."""
+    j = np.uint64(0)
+    for w in range(bits.size):
+        word, kept = bits[w], np.uint64(0)
+        while word:
+            lowest = word & (~word + np.uint64(1))
+            kept |= lowest & (np.uint64(0) - np.uint64(flags[j]))
+            word ^= lowest
+            j += np.uint64(1)
+        words[w] = kept
 
 
 @jit
-def _add_flagged(index: Any, flags: Any, start: int, rows: Any, columns: Any) -> None:
-    """Margins of a mask that holds the flagged part of `index`."""
+def _add_exponents(codes: Any, flags: Any, exponents: Any) -> None:
+    for j in range(codes.size):
+        exponents[codes[j] & np.uint32(255)] += flags[j]
+
+
+@jit
+def _add_margins(words: Any, start: int, rows: Any, columns: Any) -> None:
+    """Set bits of a block by row and column; `start` is the block's place in the tensor."""
+    if columns.size % 64 == 0:
+        _add_aligned_margins(words, start // 64, rows, columns)
+        return
     width = columns.size
-    row = start // width
-    origin = row * width - start
-    j = 0
-    while j < index.size:
-        if index[j] >= origin + width:
-            row += (index[j] - origin) // width
-            origin = row * width - start
-        count = 0
-        while j < index.size and index[j] < origin + width:
-            columns[index[j] - origin] += flags[j]
-            count += flags[j]
-            j += 1
+    for w in range(words.size):
+        word = words[w]
+        while word:
+            at = start + 64 * w + np.int64(trailing_zeros(word))
+            rows[at // width] += 1
+            columns[at % width] += 1
+            word &= word - np.uint64(1)
+
+
+@jit
+def _add_aligned_margins(words: Any, first: int, rows: Any, columns: Any) -> None:
+    """Rows of whole words: the 64 additions of a word vectorise; 5.5 us a block, not 16."""
+    width = columns.size // 64
+    w = 0
+    while w < words.size:
+        row, at = (first + w) // width, (first + w) % width
+        count = np.uint64(0)
+        for v in range(min(width - at, words.size - w)):
+            word = words[w + v]
+            count += popcount(word)
+            part = columns[64 * (at + v) : 64 * (at + v) + 64]
+            for k in range(64):
+                part[k] += np.int32((word >> np.uint64(k)) & np.uint64(1))
         rows[row] += count
-
-
-@jit
-def _keep(index: Any, flags: Any, codes: Any, words: Any, exponents: Any) -> None:
-    """Bits and exponents of the flagged part of `index`: two chains that run side by side."""
-    for j in range(index.size):
-        words[index[j] >> 6] |= np.uint64(flags[j]) << np.uint64(index[j] & 63)
-        exponents[codes[j] & 255] += flags[j]
+        w += width - at
 
 
 @nb.njit(inline="always")
@@ -239,7 +264,7 @@ def _code(old: Any, new: Any, codes: Any, tag: Any) -> None:
 
 
 @jit
-def compare(
+def compare(  # noqa: PLR0912, PLR0915 (one loop over cache-sized blocks, whose steps are functions)
     base: Any,
     tuned: Any,
     kinds: Any,
@@ -296,15 +321,19 @@ def compare(
             if kinds[c] == 0:
                 out[:] = bits[:used]
                 block_changed[k, b] = m
-                if columns.size:
-                    _add_all(index, start + at, rows[k], columns[k])
             else:
                 block_changed[k, b] = _flag(kinds[c], tolerances[c], size, scale, flags)
-                _keep(index, flags, codes, out, exponents[k])
-                if columns.size:
-                    _add_flagged(index, flags, start + at, rows[k], columns[k])
-    joint = table.reshape(STEP_CODES, 256)
+                _keep(bits[:used], flags, out)
+                _add_exponents(codes, flags, exponents[k])
+            if columns.shape[1]:
+                _add_margins(out, start + at, rows[k], columns[k])
+    steps = np.zeros(STEP_CODES, np.int64)
+    every = np.zeros(256, np.int64)
+    for step in range(STEP_CODES):
+        row = table[step << 8 : (step + 1) << 8]
+        every += row
+        steps[step] = row.sum()
     for k in range(masked.size):
         if kinds[masked[k]] == 0:
-            exponents[k] = joint.sum(axis=0)
-    return changed, exponents, joint.sum(axis=1), extra, largest
+            exponents[k] = every
+    return changed, exponents, steps, extra, largest

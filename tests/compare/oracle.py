@@ -134,7 +134,7 @@ def compare(base, tuned, fmt: Format, masked, counted, shape):
         "block_changed": {
             c: [sum(flags[c][i : i + BLOCK]) for i in range(0, n, BLOCK)] for c in masked
         },
-        "strata": {c: {e: t for e, t in sorted(strata[c].items())} for c in masked},
+        "strata": {c: dict(sorted(strata[c].items())) for c in masked},
         "steps": steps,
         "largest": max(sizes, default=0.0),
         "update_l2": math.sqrt(math.fsum(s * s for s in sizes)),

@@ -10,17 +10,17 @@ from rlsparse_ray.errors import QueryError, StoreError
 
 
 def test_a_folder_that_is_no_store(tmp_path):
-    with pytest.raises(StoreError, match=r"is not a store.*rlsparse extract CORPUS --store"):
+    with pytest.raises(StoreError, match=r"no store there.*rlsparse extract CORPUS --store"):
         sql.connect(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "cannot be read"),
+        ("{", "damaged"),
         ("[]", "not written by rlsparse_ray"),
         ('{"format": "parquet"}', "not written by rlsparse_ray"),
-        ('{"format": "rlsparse_ray"}', "no schema_version"),
+        ('{"format": "rlsparse_ray"}', "no schema version"),
         ('{"format": "rlsparse_ray", "schema_version": 2}', "reads up to 1: pip install --upgrade"),
     ],
 )

@@ -1,0 +1,81 @@
+"""The demo: train real models, extract their masks, ask the first questions."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from rlsparse_ray import console, sql
+from rlsparse_ray.cluster import extract
+from rlsparse_ray.corpus import load_corpus
+from rlsparse_ray.demo.models import make_models, read_runs
+from rlsparse_ray.errors import RlsparseError
+from rlsparse_ray.plan import make_plan
+
+_SHOWN = {
+    "sparsity_by_pair": ("name", "algorithm", "numel", "changed", "density", "sparsity"),
+    "sparsity_by_kind": ("name", "kind", "numel", "changed", "sparsity"),
+    "overlap_matrix": (
+        "name_a",
+        "name_b",
+        "numel",
+        "shared",
+        "o1",
+        "o2",
+        "lift_uniform",
+        "lift_tensor",
+    ),
+}
+
+
+def run_demo(folder: Path, *, smollm: bool) -> None:
+    """Make what is missing under `folder`, extract it into `folder`/store and print answers.
+
+    Raises:
+        RlsparseError: a training process failed, or a pair could not be extracted.
+    """
+    started = time.perf_counter()
+    corpus = _models(folder, smollm)
+    store = folder / "store"
+    plan = make_plan(load_corpus(corpus))
+    outcome = console.with_progress(
+        "extract", plan.nbytes, lambda advance: extract(plan, str(store), progress=advance)
+    )
+    if not outcome.ok:
+        raise RlsparseError(f"pairs failed: {outcome.failed}")
+    _print_rewards(folder, {pair.entry.name for pair in plan.pairs})
+    with sql.connect(store) as con:
+        for name, columns in _SHOWN.items():
+            answer = sql.run_query(con, name).select(list(columns))
+            console.print_table(answer, f"{name}: {sql.queries()[name].summary}")
+    seconds = time.perf_counter() - started
+    console.out.print(f"corpus: {corpus}\nstore:  {store}\n{seconds:.0f} s; next, ask it yourself:")
+    console.out.print(f"  rlsparse query --store {store}")
+    console.out.print(f'  rlsparse sql "FROM pairs" --store {store}')
+
+
+def _models(folder: Path, smollm: bool) -> Path:
+    try:
+        return make_models(folder, smollm=smollm, report=console.err.print)
+    except RuntimeError as error:
+        raise RlsparseError(str(error)) from error
+
+
+def _print_rewards(folder: Path, names: set[str]) -> None:
+    rows = [_reward(record) for record in read_runs(folder) if record["run"]["name"] in names]
+    console.print_table(pa.Table.from_pylist(rows), "What each run learned")
+
+
+def _reward(record: dict[str, Any]) -> dict[str, Any]:
+    run = record["run"]
+    return {
+        "name": run["name"],
+        "algorithm": run["algorithm"],
+        "dataset": run["dataset"],
+        "learning_rate": run["learning_rate"],
+        "steps": run["steps"],
+        "reward_before": record["reward_before"],
+        "reward_after": record["reward_after"],
+        "seconds": record["seconds"],
+    }
