@@ -13,20 +13,16 @@ from rlsparse_ray.demo.models import make_models, read_runs
 from rlsparse_ray.errors import RlsparseError
 from rlsparse_ray.plan import make_plan
 
-_SHOWN = {
-    "sparsity_by_pair": ("name", "algorithm", "numel", "changed", "density", "sparsity"),
-    "sparsity_by_kind": ("name", "kind", "numel", "changed", "sparsity"),
-    "overlap_matrix": (
-        "name_a",
-        "name_b",
-        "numel",
-        "shared",
-        "o1",
-        "o2",
-        "lift_uniform",
-        "lift_tensor",
+_SHOWN: tuple[tuple[str, dict[str, str], tuple[str, ...]], ...] = (
+    ("sparsity_by_pair", {}, ("name", "algorithm", "numel", "changed", "density", "sparsity")),
+    ("sparsity_by_pair_and_kind", {}, ()),
+    (
+        "overlap_matrix",
+        {},
+        ("name_a", "name_b", "numel", "shared", "o1", "o2", "lift_uniform", "lift_tensor"),
     ),
-}
+)
+"""Queries that the demo shows, their parameters, and the columns shown (none: all but ids)."""
 
 
 def run_demo(folder: Path, *, smollm: bool) -> None:
@@ -46,9 +42,12 @@ def run_demo(folder: Path, *, smollm: bool) -> None:
         raise RlsparseError(f"pairs failed: {outcome.failed}")
     _print_rewards(folder, {pair.entry.name for pair in plan.pairs})
     with sql.connect(store) as con:
-        for name, columns in _SHOWN.items():
-            answer = sql.run_query(con, name).select(list(columns))
-            console.print_table(answer, f"{name}: {sql.queries()[name].summary}")
+        for name, params, columns in _SHOWN:
+            answer = sql.run_query(con, name, params)
+            shown = columns or [c for c in answer.column_names if c != "pair_id"]
+            console.print_table(
+                answer.select(list(shown)), f"{name}: {sql.queries()[name].summary}"
+            )
     seconds = time.perf_counter() - started
     console.out.print(f"corpus: {corpus}\nstore:  {store}\n{seconds:.0f} s; next, ask it yourself:")
     console.out.print(f"  rlsparse query --store {store}")
