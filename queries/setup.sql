@@ -34,6 +34,9 @@ SELECT
     steps,              -- optimizer steps
     source,             -- where the facts about the run come from
     reported_sparsity,  -- sparsity that a paper reports, 0 to 1
+    trajectory,         -- name of the trajectory that the pair is of; null: a plain pair
+    step_from,          -- optimizer step of the base in its trajectory
+    step_to,            -- optimizer step of the tuned model in its trajectory
     labels,             -- free labels of the corpus file
     numel,              -- parameters compared
     numel_base_only,    -- parameters of tensors or rows that only the base has
@@ -187,6 +190,76 @@ FROM read_parquet(
     getvariable('store_files')['steps'],
     hive_partitioning = true, hive_types_autocast = false
 );
+
+-- One row a named mask, made from the masks of several pairs and kept under a name. There may be
+-- none: a pairs file, which has no column `mask`, then stands in for the files and gives no row.
+SET VARIABLE named_files = (
+    SELECT list(getvariable('store') || '/' || path ORDER BY path)
+    FROM (
+        SELECT regexp_extract(file, '[^/]+/[^/]+/[^/]+$') AS path
+        FROM glob(getvariable('store') || '/named_masks/*/named_masks.parquet')
+    )
+);
+SET VARIABLE any_pair_file = (
+    SELECT [getvariable('store') || '/' || regexp_extract(min(file), '[^/]+/[^/]+/[^/]+$')]
+    FROM glob(getvariable('store') || '/pairs/*/pairs.parquet')
+);
+
+CREATE OR REPLACE TEMP TABLE named_masks AS
+SELECT
+    mask,               -- name of the mask
+    kind,               -- how the mask was made: consensus
+    rule,               -- which parameters are set, e.g. at least 3 of 5
+    at_least,           -- masks of members in which a set parameter changed, at the least
+    criterion,          -- rule that says `changed`: exact, abs:1e-5, rel:1e-3, ...
+    members,            -- pair_id of every pair whose mask went in, sorted
+    where_text,         -- the condition over pairs that chose the members
+    tensors,            -- tensors that all members compared in the same shape
+    numel,              -- parameters of these tensors
+    changed,            -- bits set
+    block,              -- parameters in a mask block
+    schema_version,     -- version of these schemas
+    software_version,   -- rlsparse_ray version that made the mask
+    created_at,         -- when the mask was made
+    parts               -- every file of the mask but this one
+FROM (
+    SELECT
+        NULL::VARCHAR AS mask, NULL::VARCHAR AS kind, NULL::VARCHAR AS rule,
+        NULL::INTEGER AS at_least, NULL::VARCHAR AS criterion, NULL::VARCHAR[] AS members,
+        NULL::VARCHAR AS where_text, NULL::INTEGER AS tensors, NULL::BIGINT AS changed
+    UNION ALL BY NAME
+    FROM read_parquet(
+        coalesce(getvariable('named_files'), getvariable('any_pair_file')),
+        hive_partitioning = true, hive_types_autocast = false
+    )
+)
+WHERE mask IS NOT NULL;
+
+SET VARIABLE named_bits_files = (
+    SELECT list(getvariable('store') || '/' || part.path ORDER BY part.path)
+    FROM (SELECT unnest(parts) AS part FROM named_masks)
+);
+
+-- One row a named mask x tensor x block: the columns of masks.
+CREATE OR REPLACE TEMP VIEW named_mask_bits AS
+SELECT
+    mask,               -- name of the mask
+    tensor_key,         -- canonical name and compared shape; the only key to join pairs on
+    block,              -- number of the block in the flattened tensor (C order)
+    numel,              -- parameters in the block
+    changed,            -- bits set
+    bits                -- bit i of byte j is parameter 8j+i; padding bits are 0
+FROM (
+    SELECT
+        NULL::VARCHAR AS mask, NULL::VARCHAR AS tensor_key, NULL::INTEGER AS changed,
+        NULL::BLOB AS bits
+    UNION ALL BY NAME
+    FROM read_parquet(
+        coalesce(getvariable('named_bits_files'), getvariable('any_pair_file')),
+        hive_partitioning = true, hive_types_autocast = false
+    )
+)
+WHERE mask IS NOT NULL;
 
 
 -- ---------------------------------------------------------------------------------------------
@@ -416,3 +489,286 @@ SELECT
     same_base, tensors_unmatched, numel_unmatched
 FROM overlap_levels(a, b, criterion)
 WHERE level = 'total';
+
+-- ---------------------------------------------------------------------------------------------
+-- Chance baselines of an overlap. Each says what `shared` would be if the two masks were
+-- independent of one another given what it knows:
+--   uniform:   the two densities of the row: |A||B|/n;
+--   tensor:    the two densities of every tensor: sum of |A_t||B_t|/n_t;
+--   magnitude: the two densities of every stratum (tensor and binary exponent of the base weight):
+--              sum of |A_te||B_te|/n_te. A small bf16 weight has a small ULP and changes more
+--              easily, in every run. Only where the base tensors have the same bytes;
+--   margins:   the rows and columns of every tensor: sum of
+--              (sum_i rA_i rB_i)(sum_j cA_j cB_j)/(|A_t||B_t|). Tensors of fewer than two axes
+--              have no margins and enter with their `tensor` expectation;
+--   shift:     the texture of B: mean `shared` over five rotations of B's blocks. Full blocks of
+--              tensors that have at least two.
+-- ---------------------------------------------------------------------------------------------
+
+-- Shared bits of A's blocks with B's, block by block: as they lie (rotation 0: all blocks) and with
+-- B's full blocks rotated within the tensor. Rotation r turns a tensor of f full blocks by
+-- 1 + (turn - 1) % (f - 1) blocks, so that even a short tensor is turned in every rotation.
+CREATE OR REPLACE TEMP MACRO rotated_blocks(a, b, criterion_) AS TABLE
+WITH compared AS MATERIALIZED (FROM compared_pairs(a, b, criterion_)),
+rotations(rotation, turn) AS (VALUES (0, NULL), (1, 1), (2, 2), (3, 3), (4, 5), (5, 8)),
+turns AS (
+    SELECT pair_id AS pair_a, tensor_key, rotation,
+        numel // 65536 AS full_blocks,
+        1 + (turn - 1) % nullif(full_blocks - 1, 0) AS turned
+    FROM counts, rotations
+    WHERE criterion = criterion_ AND (rotation = 0 OR full_blocks >= 2)
+)
+SELECT
+    pair_a, pair_b, x.tensor_key, x.block, rotation,
+    x.block < full_blocks AND full_blocks >= 2 AS rotates,
+    x.numel, x.changed AS changed_a, y.changed AS changed_b,
+    bit_count(x.bits::BIT & y.bits::BIT) AS shared
+FROM compared
+JOIN (
+    FROM masks WHERE criterion = criterion_ AND pair_id IN (SELECT pair_a FROM compared)
+) AS x ON x.pair_id = pair_a
+JOIN turns USING (pair_a, tensor_key)
+JOIN (
+    FROM masks WHERE criterion = criterion_ AND pair_id IN (SELECT pair_b FROM compared)
+) AS y ON y.pair_id = pair_b AND y.tensor_key = x.tensor_key
+    AND y.block = CASE WHEN rotation = 0 THEN x.block ELSE (x.block + turned) % full_blocks END
+WHERE rotation = 0 OR x.block < full_blocks;
+
+-- What the standard errors and the shift baseline need of the blocks, one row a tensor that both
+-- compared. s: observed in a block. q: the block's share of what is expected in the tensor, in
+-- proportion to changed_a changed_b / numel of the block, or to numel where that is 0 everywhere.
+-- e: mean of the five rotations in a block.
+CREATE OR REPLACE TEMP MACRO block_sums(a, b, criterion_) AS TABLE
+WITH bits AS MATERIALIZED (
+    SELECT *, expected_uniform(changed_a, changed_b, numel) AS product
+    FROM rotated_blocks(a, b, criterion_)
+),
+observed AS (
+    SELECT
+        pair_a, pair_b, tensor_key,
+        count(*) AS blocks,
+        sum(shared * shared)::DOUBLE AS sum_ss,
+        coalesce(sum(shared * product) / nullif(sum(product), 0),
+            sum(shared * numel) / sum(numel)) AS sum_sq,
+        coalesce(sum(product * product) / nullif(sum(product), 0) ^ 2,
+            sum(numel::DOUBLE * numel) / sum(numel) ^ 2) AS sum_qq
+    FROM bits
+    WHERE rotation = 0
+    GROUP BY ALL
+),
+rotated_block AS (
+    SELECT
+        pair_a, pair_b, tensor_key, block,
+        any_value(numel) AS numel,
+        any_value(changed_a) AS changed_a,
+        any_value(changed_b) FILTER (rotation = 0) AS changed_b,
+        any_value(shared) FILTER (rotation = 0) AS s,
+        avg(shared) FILTER (rotation > 0) AS e,
+        list(shared ORDER BY rotation) FILTER (rotation > 0) AS by_rotation
+    FROM bits
+    WHERE rotates
+    GROUP BY ALL
+),
+rotated AS (
+    SELECT
+        pair_a, pair_b, tensor_key,
+        count(*) AS full_blocks,
+        sum(numel)::BIGINT AS full_numel,
+        sum(changed_a)::BIGINT AS full_changed_a,
+        sum(changed_b)::BIGINT AS full_changed_b,
+        sum(s)::BIGINT AS full_shared,
+        sum(e) AS expected_shift,
+        sum(s * s)::DOUBLE AS full_ss,
+        sum(s * e) AS sum_se,
+        sum(e * e) AS sum_ee,
+        [sum(by_rotation[1]), sum(by_rotation[2]), sum(by_rotation[3]), sum(by_rotation[4]),
+            sum(by_rotation[5])]::DOUBLE[] AS by_rotation
+    FROM rotated_block
+    GROUP BY ALL
+)
+FROM observed LEFT JOIN rotated USING (pair_a, pair_b, tensor_key);
+
+-- Expected `shared` of each tensor by the strata of its base. NULL where the two sides do not have
+-- the same strata.
+CREATE OR REPLACE TEMP MACRO expected_by_strata(a, b, criterion_) AS TABLE
+SELECT
+    pair_a, pair_b, x.tensor_key,
+    sum(x.numel)::BIGINT AS numel_seen,
+    CASE WHEN bool_and(x.numel = y.numel)
+        THEN sum(expected_uniform(x.changed, y.changed, x.numel)) END AS expected
+FROM compared_pairs(a, b, criterion_)
+JOIN strata AS x ON x.pair_id = pair_a AND x.criterion = criterion_
+JOIN strata AS y ON y.pair_id = pair_b AND y.criterion = criterion_
+    AND y.tensor_key = x.tensor_key AND y.exponent = x.exponent
+GROUP BY ALL;
+
+-- Expected `shared` of each tensor with margins by its rows and columns.
+CREATE OR REPLACE TEMP MACRO expected_by_margins(a, b, criterion_) AS TABLE
+SELECT
+    pair_a, pair_b, x.tensor_key,
+    coalesce(
+        list_dot_product(x.changed_per_row::DOUBLE[], y.changed_per_row::DOUBLE[])
+        * list_dot_product(x.changed_per_column::DOUBLE[], y.changed_per_column::DOUBLE[])
+        / nullif(list_sum(x.changed_per_row)::DOUBLE * list_sum(y.changed_per_row), 0),
+        0
+    ) AS expected
+FROM compared_pairs(a, b, criterion_)
+JOIN margins AS x ON x.pair_id = pair_a AND x.criterion = criterion_
+JOIN margins AS y ON y.pair_id = pair_b AND y.criterion = criterion_
+    AND y.tensor_key = x.tensor_key;
+
+-- One row a tensor that both compared and a baseline. `weight` is the tensor's part of the row's
+-- expectation: `expected`, but under `uniform`, where the row has one density for all of its
+-- tensors, numel. sum_se and sum_ee: over its blocks, with e the block's part of `weight`.
+CREATE OR REPLACE TEMP MACRO baseline_tensors(a, b, criterion_) AS TABLE
+WITH matched AS MATERIALIZED (
+    SELECT
+        o.*,
+        coalesce(expected_uniform(changed_a, changed_b, o.numel), 0) AS expected_tensor,
+        CASE WHEN same_base AND coalesce(s.numel_seen, 0) = o.numel
+            THEN CASE WHEN o.numel = 0 THEN 0 ELSE s.expected END END AS expected_magnitude,
+        m.expected AS expected_margins,
+        b.* EXCLUDE (pair_a, pair_b, tensor_key),
+        65536 % nullif(shape[-1], 0) = 0 AS aligned
+    FROM overlap_tensors(a, b, criterion_) AS o
+    LEFT JOIN expected_by_strata(a, b, criterion_) AS s USING (pair_a, pair_b, tensor_key)
+    LEFT JOIN expected_by_margins(a, b, criterion_) AS m USING (pair_a, pair_b, tensor_key)
+    LEFT JOIN block_sums(a, b, criterion_) AS b USING (pair_a, pair_b, tensor_key)
+    LEFT JOIN (SELECT pair_id AS pair_a, tensor_key, shape FROM tensors)
+        USING (pair_a, tensor_key)
+    WHERE o.shared IS NOT NULL
+),
+by_tensor AS (
+    SELECT
+        pair_a, pair_b, tensor, layer, kind, baseline, numel, changed_a, changed_b, shared,
+        CASE baseline
+            WHEN 'magnitude' THEN expected_magnitude
+            WHEN 'margins' THEN coalesce(expected_margins, expected_tensor)
+            ELSE expected_tensor
+        END AS expected,
+        CASE baseline WHEN 'uniform' THEN numel ELSE expected END::DOUBLE AS weight,
+        coalesce(blocks, 0) AS blocks,
+        sum_ss,
+        weight * sum_sq AS sum_se,
+        weight * weight * sum_qq AS sum_ee,
+        NULL::DOUBLE[] AS by_rotation,
+        CASE WHEN baseline = 'magnitude' AND expected IS NULL
+            THEN CASE WHEN same_base THEN 'strata differ' ELSE 'bases differ' END
+        END AS undefined,
+        true AS aligned
+    FROM matched, (VALUES ('uniform'), ('tensor'), ('magnitude'), ('margins')) AS v(baseline)
+)
+FROM by_tensor
+UNION ALL BY NAME
+SELECT
+    pair_a, pair_b, tensor, layer, kind, 'shift' AS baseline,
+    coalesce(full_numel, numel) AS numel,
+    coalesce(full_changed_a, changed_a) AS changed_a,
+    coalesce(full_changed_b, changed_b) AS changed_b,
+    coalesce(full_shared, shared) AS shared,
+    expected_shift AS expected, expected_shift AS weight,
+    coalesce(full_blocks, blocks, 0) AS blocks,
+    full_ss AS sum_ss, sum_se, sum_ee, by_rotation,
+    CASE WHEN full_blocks IS NULL THEN 'fewer than 2 full blocks' END AS undefined,
+    full_blocks IS NULL OR aligned AS aligned
+FROM matched;
+
+-- Overlap against every baseline, at every level. `a` and `b` as for overlap_total.
+--   level, key: total; kind (attention, ...); layer (its number, or `none`); tensor (its name).
+--   numel, changed_a, changed_b, shared: of the tensors for which the baseline is defined, so numel
+--     says how much a row covers; where it is defined for none, of all of them, and expected is
+--     NULL. `shift` counts full blocks only. `note` says what is left out, and why.
+--   lift = shared / expected, excess = shared - expected.
+--   standard_error: of the lift, with the blocks as clusters: what a bootstrap that draws blocks
+--     would give, in closed form. In block b, s_b is observed and e_b expected (the sum of e_b
+--     is `expected`); under Poisson weights w_b of mean and variance 1 the lift sum w_b s_b /
+--     sum w_b e_b has to first order the variance sum (s_b - lift e_b)^2 / expected^2. Within a
+--     tensor e_b goes with changed_a changed_b / numel of the block, so that it is the error of the
+--     lift given how busy the blocks are; under `shift` it is the mean of the rotations in
+--     that block. NULL for fewer than two blocks; with few of them it reads small.
+--   spread: standard deviation of the five rotated counts.
+CREATE OR REPLACE TEMP MACRO overlap_baselines(a, b, criterion := 'exact') AS TABLE
+WITH sums AS (
+    SELECT
+        pair_a, pair_b, baseline,
+        CASE grouping(kind, layer, tensor)
+            WHEN 7 THEN 'total' WHEN 3 THEN 'kind' WHEN 5 THEN 'layer' ELSE 'tensor'
+        END AS level,
+        CASE level
+            WHEN 'total' THEN 'total'
+            WHEN 'kind' THEN kind
+            WHEN 'layer' THEN coalesce(layer::VARCHAR, 'none')
+            ELSE tensor
+        END AS key,
+        count(*) AS tensors,
+        count(expected) AS defined,
+        coalesce(sum(numel) FILTER (expected IS NOT NULL), sum(numel))::BIGINT AS numel,
+        coalesce(sum(changed_a) FILTER (expected IS NOT NULL), sum(changed_a))::BIGINT
+            AS changed_a,
+        coalesce(sum(changed_b) FILTER (expected IS NOT NULL), sum(changed_b))::BIGINT
+            AS changed_b,
+        coalesce(sum(shared) FILTER (expected IS NOT NULL), sum(shared))::BIGINT AS shared,
+        coalesce(sum(blocks) FILTER (expected IS NOT NULL), sum(blocks))::BIGINT AS blocks,
+        sum(expected) AS expected_sum,
+        sum(weight) AS weight,
+        sum(sum_ss) FILTER (expected IS NOT NULL) AS sum_ss,
+        sum(sum_se) AS sum_se,
+        sum(sum_ee) AS sum_ee,
+        CASE WHEN max(blocks) FILTER (expected IS NOT NULL) > 2 THEN list_stddev_samp([
+            sum(by_rotation[1]), sum(by_rotation[2]), sum(by_rotation[3]), sum(by_rotation[4]),
+            sum(by_rotation[5])]) END AS spread,
+        string_agg(DISTINCT undefined, ', ' ORDER BY undefined) AS undefined,
+        count(*) FILTER (NOT aligned) AS misaligned
+    FROM baseline_tensors(a, b, criterion)
+    GROUP BY GROUPING SETS (
+        (pair_a, pair_b, baseline),
+        (pair_a, pair_b, baseline, kind),
+        (pair_a, pair_b, baseline, layer),
+        (pair_a, pair_b, baseline, tensor)
+    )
+)
+SELECT
+    level, key, baseline, numel, changed_a, changed_b, shared,
+    CASE baseline
+        WHEN 'uniform' THEN coalesce(expected_uniform(changed_a, changed_b, numel), 0)
+        ELSE expected_sum
+    END AS expected,
+    lift(shared, expected) AS lift,
+    shared - expected AS excess,
+    -- lift e_b = shared / weight (the block's part of weight)
+    CASE WHEN blocks >= 2 THEN sqrt(greatest(0,
+        sum_ss - 2 * shared / nullif(weight, 0) * sum_se + (shared / nullif(weight, 0)) ^ 2 * sum_ee
+    )) / nullif(expected, 0) END AS standard_error,
+    shared / nullif(changed_a, 0) AS o1,
+    shared / nullif(changed_b, 0) AS o2,
+    jaccard(shared, changed_a, changed_b) AS jaccard,
+    phi(shared, changed_a, changed_b, numel) AS phi,
+    pair_a, pair_b, blocks, spread,
+    nullif(concat_ws('; ',
+        undefined || CASE WHEN defined = 0 THEN ': not defined'
+            ELSE ' in ' || (tensors - defined) || ' of ' || tensors || ' tensors: left out' END,
+        CASE WHEN misaligned > 0 THEN CASE WHEN misaligned = defined THEN 'rows'
+            ELSE 'rows of ' || misaligned || ' of ' || defined || ' tensors' END
+            || ' do not divide a block: columns not aligned' END
+    ), '') AS note
+FROM sums;
+
+-- The lifts of overlap_baselines in total, one row for two pairs. shared, o1 and o2 are of all
+-- tensors that both compared; a lift covers what its baseline is defined for, as `note` says.
+CREATE OR REPLACE TEMP MACRO overlap_lifts(a, b, criterion := 'exact') AS TABLE
+SELECT
+    pair_a, pair_b,
+    max(numel) FILTER (baseline = 'uniform') AS numel,
+    max(shared) FILTER (baseline = 'uniform') AS shared,
+    max(o1) FILTER (baseline = 'uniform') AS o1,
+    max(o2) FILTER (baseline = 'uniform') AS o2,
+    max(lift) FILTER (baseline = 'uniform') AS lift_uniform,
+    max(lift) FILTER (baseline = 'tensor') AS lift_tensor,
+    max(lift) FILTER (baseline = 'margins') AS lift_margins,
+    max(lift) FILTER (baseline = 'shift') AS lift_shift,
+    max(lift) FILTER (baseline = 'magnitude') AS lift_magnitude,
+    max(standard_error) FILTER (baseline = 'magnitude') AS standard_error_magnitude,
+    string_agg(baseline || ': ' || note, '; ' ORDER BY baseline) AS note
+FROM overlap_baselines(a, b, criterion := criterion)
+WHERE level = 'total'
+GROUP BY ALL;

@@ -9,6 +9,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -70,6 +71,8 @@ def extract(
         StoreError: the store cannot be written; what is finished is kept for the next run.
         RlsparseError: Ray cannot be reached, or a worker died MAX_RETRIES times on one slice.
     """
+    # workers have folders of their own
+    store_root = str(Path(store_root).absolute())
     store = Store.create(store_root)
     outcome = Outcome(failed=dict(plan.failed))
     committed = store.committed()
@@ -136,6 +139,8 @@ class _Run:
         self.waiting = deque(plan.slices)
         self.flying: dict[Any, Slice | PlannedPair] = {}
         total = ray.cluster_resources()
+        # never more than there is, or the slice would wait for ever
+        self.memory = int(total.get("memory", 0)) or 1 << 62
         gpu = _wants_gpu(resources.device, total)
         self.slots = _slots(resources, total, gpu)
         self.extract = _slice_task(resources, gpu)
@@ -165,7 +170,7 @@ class _Run:
         self.progress(piece.nbytes - piece.only(wanted).nbytes)
         piece = piece.only(wanted)
         if piece.tensors:
-            task = self.extract.options(memory=piece.memory)
+            task = self.extract.options(memory=min(piece.memory, self.memory))
             self.flying[task.remote(piece, self.root)] = piece
 
     def _collect(self, ref: Any, work: Slice | PlannedPair) -> None:

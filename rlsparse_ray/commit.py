@@ -12,6 +12,7 @@ from rlsparse_ray.align import Aligned
 from rlsparse_ray.blocks import BLOCK
 from rlsparse_ray.compare.criteria import counted_with, parse_criterion
 from rlsparse_ray.corpus import PairEntry
+from rlsparse_ray.entries import TrajectoryPair
 from rlsparse_ray.errors import StoreError
 from rlsparse_ray.files import store_errors
 from rlsparse_ray.plan import PlannedPair
@@ -20,7 +21,7 @@ from rlsparse_ray.store import SMALL_TABLES, SliceResult, Store
 from rlsparse_ray.tables import SCHEMA_VERSION
 
 LABELS = tuple(
-    name for name in PairEntry.model_fields if name not in ("name", "base", "tuned", "labels")
+    name for name in TrajectoryPair.model_fields if name not in ("name", "base", "tuned", "labels")
 )
 """Columns of `pairs` that come straight from the corpus file."""
 
@@ -71,7 +72,8 @@ def _merge(pieces: Sequence[Any]) -> dict[str, pa.Table]:
 
 
 def _labels(entry: PairEntry) -> dict[str, Any]:
-    found = {name: getattr(entry, name) for name in ("name", *LABELS)}
+    # only a pair of a trajectory has its steps
+    found = {name: getattr(entry, name, None) for name in ("name", *LABELS)}
     return found | {"labels": list(entry.labels.items())}
 
 

@@ -126,7 +126,7 @@ def make_plan(corpus: Corpus) -> Plan:
     opened = _Checkpoints()
     pairs: dict[str, PlannedPair] = {}
     failed: dict[str, str] = {}
-    for entry in corpus.pairs:
+    for entry in corpus.entries():
         try:
             pair = _plan_pair(entry, corpus.settings, opened)
             _check_new(pair, pairs)

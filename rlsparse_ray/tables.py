@@ -60,6 +60,9 @@ PAIRS = _table(
     ("steps", pa.int64(), "optimizer steps"),
     ("source", pa.string(), "where the facts about the run come from"),
     ("reported_sparsity", pa.float64(), "sparsity that a paper reports, 0 to 1"),
+    ("trajectory", pa.string(), "name of the trajectory that the pair is of; null: a plain pair"),
+    ("step_from", pa.int64(), "optimizer step of the base in its trajectory"),
+    ("step_to", pa.int64(), "optimizer step of the tuned model in its trajectory"),
     ("labels", pa.map_(pa.string(), pa.string()), "free labels of the corpus file"),
     ("numel", pa.int64(), "parameters compared"),
     ("numel_base_only", pa.int64(), "parameters of tensors or rows that only the base has"),
@@ -155,6 +158,23 @@ STEPS = _table(
     ("numel", pa.int64(), "parameters that moved so far"),
 )
 
+NAMED_MASKS = _table(
+    ("kind", pa.string(), "how the mask was made: consensus"),
+    ("rule", pa.string(), "which parameters are set, e.g. at least 3 of 5"),
+    ("at_least", pa.int32(), "masks of members in which a set parameter changed, at the least"),
+    _CRITERION,
+    ("members", pa.list_(pa.string()), "pair_id of every pair whose mask went in, sorted"),
+    ("where_text", pa.string(), "the condition over pairs that chose the members"),
+    ("tensors", pa.int32(), "tensors that all members compared in the same shape"),
+    ("numel", pa.int64(), "parameters of these tensors"),
+    ("changed", pa.int64(), "bits set"),
+    ("block", pa.int32(), "parameters in a mask block"),
+    ("schema_version", pa.int32(), "version of these schemas"),
+    ("software_version", pa.string(), "rlsparse_ray version that made the mask"),
+    ("created_at", pa.timestamp("us", tz="UTC"), "when the mask was made"),
+    ("parts", pa.list_(PART), "every file of the mask but this one"),
+)
+
 SCHEMAS: Mapping[str, pa.Schema] = {
     "pairs": PAIRS,
     "tensors": TENSORS,
@@ -165,6 +185,9 @@ SCHEMAS: Mapping[str, pa.Schema] = {
     "steps": STEPS,
 }
 
+NAMED_SCHEMAS: Mapping[str, pa.Schema] = {"named_masks": NAMED_MASKS, "named_mask_bits": MASKS}
+"""Tables of masks that were made from those of pairs; the Hive partition `mask` is their name."""
+
 
 def to_table(name: str, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
     """Rows (dicts with every column, no others) as an Arrow table of the schema `name`.
@@ -172,7 +195,7 @@ def to_table(name: str, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
     Raises:
         StoreError: a row lacks a column or has one that the schema does not know.
     """
-    schema = SCHEMAS[name]
+    schema = SCHEMAS[name] if name in SCHEMAS else NAMED_SCHEMAS[name]
     columns: dict[str, list[Any]] = {field.name: [] for field in schema}
     for row in rows:
         if row.keys() != columns.keys():

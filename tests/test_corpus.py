@@ -119,7 +119,7 @@ def test_unknown_keys(refused):
         PAIR + "    familly: f\n    zzz: 1\nsetings: {}\nsettings:\n  criterion: [exact]\n",
         "6: unknown key 'familly': did you mean 'family'? (free labels go under `labels:`)",
         "7: unknown key 'zzz': known are name, base, tuned, family, algorithm, stage, dataset, "
-        "seed, on_policy, kl, learning_rate, steps, source, reported_sparsity, labels "
+        "seed, on_policy, kl, learning_rate, source, reported_sparsity, labels, steps "
         "(free labels go under `labels:`)",
         "8: unknown key 'setings': did you mean 'settings'?",
         "10: unknown key 'criterion': did you mean 'criteria'?",
@@ -132,7 +132,8 @@ def test_missing_keys(refused):
         "1: key 'version' is missing: write `version: 1`",
     )
     refused("version: 1\npairs:\n  - name: a\n    base: b\n", "3: key 'tuned' is missing")
-    refused("version: 1\n", "1: key 'pairs' is missing")
+    nothing = "no pairs and no trajectories: there is nothing to compare"
+    refused("version: 1\n", f"1: {nothing}")
 
 
 def test_duplicate_pair_names(refused):
@@ -210,7 +211,7 @@ def test_wrong_shapes(refused):
         "3: pairs.0: write a mapping",
         "4: pairs.1.name: write at least one character",
     )
-    refused("version: 1\npairs: []", "1: no pairs: there is nothing to compare")
+    refused("version: 1\npairs: []", "1: no pairs and no trajectories: there is nothing to compare")
 
 
 def test_an_anchor_inside_itself(refused):

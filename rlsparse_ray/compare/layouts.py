@@ -104,10 +104,11 @@ def value(fmt: Format) -> Any:
     shift = np.uint32(23 - fmt.mantissa_bits)
     if fmt.bias == FORMATS["F32"].bias:
         return lambda bits, tag: np.uint32(np.uint32(bits) << shift).view(np.float32)
-    mask, scale = np.uint32(fmt.magnitude_mask), np.float32(2.0 ** (127 - fmt.bias))
-
-    def moved(bits, tag):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-        size = np.uint32((np.uint32(bits) & mask) << shift).view(np.float32) * scale
-        return -size if np.uint32(bits) > mask else size
-
-    return moved
+    mask, sign = np.uint32(fmt.magnitude_mask), np.uint32(1 << (fmt.bits - 1))
+    up, scale = np.uint32(32 - fmt.bits), np.float32(2.0 ** (127 - fmt.bias))
+    return lambda bits, tag: np.float32(
+        np.uint32(
+            np.uint32((np.uint32(bits) & mask) << shift) | np.uint32((np.uint32(bits) & sign) << up)
+        ).view(np.float32)
+        * scale
+    )
