@@ -72,6 +72,45 @@ QUALIFY row_number() OVER (
     PARTITION BY name, base_source, tuned_source ORDER BY created_at DESC, pair_id DESC
 ) = 1;
 
+-- The pairs of trajectories. `place` is the position of a checkpoint in its trajectory, the first
+-- one 0, and span = place_to - place_from.
+CREATE OR REPLACE TEMP VIEW trajectory_pairs AS
+WITH moves AS (
+    SELECT trajectory, step_from, step_to, pair_id FROM pairs WHERE trajectory IS NOT NULL
+),
+places AS (
+    SELECT trajectory, step, row_number() OVER (PARTITION BY trajectory ORDER BY step) - 1 AS place
+    FROM (SELECT DISTINCT trajectory, unnest([step_from, step_to]) AS step FROM moves)
+)
+SELECT
+    m.trajectory, m.step_from, m.step_to,
+    f.place AS place_from,
+    t.place AS place_to,
+    t.place - f.place AS span,
+    f.place = 0 AS from_start,         -- sparsity against the start
+    t.place - f.place = 1 AS consecutive,
+    m.pair_id
+FROM moves AS m
+JOIN places AS f ON f.trajectory = m.trajectory AND f.step = m.step_from
+JOIN places AS t ON t.trajectory = m.trajectory AND t.step = m.step_to;
+
+-- One pair a training run, which is what statistics over runs count: every plain pair, and of each
+-- trajectory only its last checkpoint against its first. That one is left out where a plain pair
+-- of the same two models is there already.
+CREATE OR REPLACE TEMP VIEW runs AS
+FROM pairs AS p
+WHERE trajectory IS NULL
+    OR pair_id IN (
+        SELECT max_by(pair_id, place_to) FROM trajectory_pairs WHERE from_start GROUP BY trajectory
+    ) AND NOT EXISTS (
+        FROM pairs AS plain
+        WHERE plain.trajectory IS NULL
+            AND plain.base_source = p.base_source
+            AND plain.base_revision = p.base_revision
+            AND plain.tuned_source = p.tuned_source
+            AND plain.tuned_revision = p.tuned_revision
+    );
+
 -- The files of the current pairs, table by table. The views open these and list no folder: a file
 -- that a crash left behind is never seen, and one that is gone is an error and not a smaller sum.
 SET VARIABLE store_files = (
@@ -261,6 +300,55 @@ FROM (
 )
 WHERE mask IS NOT NULL;
 
+-- One row a pair x pair x tensor x criterion, as `rlsparse overlap` counted them: every tensor that
+-- both compared in the same shape. There may be none; see named_masks. A row tells what was found in
+-- the counted blocks, the expected values included; overlap_summary scales it up.
+SET VARIABLE overlap_files = (
+    SELECT list(getvariable('store') || '/' || path ORDER BY path)
+    FROM (
+        SELECT regexp_extract(file, '[^/]+/[^/]+/[^/]+$') AS path
+        FROM glob(getvariable('store') || '/overlaps/*/overlaps.parquet')
+    )
+);
+
+CREATE OR REPLACE TEMP VIEW pair_overlaps AS
+SELECT
+    pair_b,             -- one pair
+    pair_a,             -- the other pair; its text is smaller than that of pair_b
+    criterion,          -- rule that says `changed`: exact, abs:1e-5, rel:1e-3, ...
+    tensor_key,         -- canonical name and compared shape; the only key to join pairs on
+    numel,              -- parameters in the counted blocks
+    blocks,             -- blocks counted
+    blocks_total,       -- blocks of the tensor; times this / blocks scales the row up
+    changed_a,          -- changed in pair_a, in the counted blocks
+    changed_b,          -- changed in pair_b, in the counted blocks
+    shared,             -- changed in both, in the counted blocks
+    shared_standard_error, -- standard error of shared scaled up; 0 if all were counted
+    expected_tensor,    -- shared by chance given both densities of the whole tensor, times
+                        -- blocks / blocks_total
+    expected_magnitude, -- the same given both densities of each exponent; null if the bases differ
+    expected_margins,   -- the same given the margins of both; expected_tensor for fewer than two
+                        -- axes
+    sample_fraction     -- share of the blocks that was asked for; 1: all
+FROM (
+    SELECT
+        NULL::VARCHAR AS pair_b, NULL::VARCHAR AS pair_a, NULL::VARCHAR AS criterion,
+        NULL::VARCHAR AS tensor_key, NULL::INTEGER AS blocks, NULL::INTEGER AS blocks_total,
+        NULL::BIGINT AS changed_a, NULL::BIGINT AS changed_b, NULL::BIGINT AS shared,
+        NULL::DOUBLE AS shared_standard_error, NULL::DOUBLE AS expected_tensor,
+        NULL::DOUBLE AS expected_magnitude, NULL::DOUBLE AS expected_margins,
+        NULL::DOUBLE AS sample_fraction
+    UNION ALL BY NAME
+    FROM read_parquet(
+        coalesce(getvariable('overlap_files'), getvariable('any_pair_file')),
+        hive_partitioning = true, hive_types_autocast = false
+    )
+)
+WHERE pair_a IN (SELECT pair_id FROM pairs) AND pair_b IN (SELECT pair_id FROM pairs);
+
+-- The same by the name of the table, which is a word of SQL and has to be quoted.
+CREATE OR REPLACE TEMP VIEW "overlaps" AS FROM pair_overlaps;
+
 
 -- ---------------------------------------------------------------------------------------------
 -- Names and criteria
@@ -291,10 +379,34 @@ CREATE OR REPLACE TEMP MACRO counted(criterion_) AS (
     FROM pairs
 );
 
+-- The trajectory itself if there is one of that name, NULL for NULL, else an error.
+CREATE OR REPLACE TEMP MACRO trajectory_of(trajectory_) AS (
+    SELECT CASE
+        WHEN trajectory_ IS NULL OR bool_or(trajectory = trajectory_) THEN trajectory_
+        ELSE error('no trajectory named ' || trajectory_ || '; there are: '
+            || coalesce(string_agg(DISTINCT trajectory, ', ' ORDER BY trajectory), 'none'))
+    END
+    FROM trajectory_pairs
+);
+
 -- The pairs that a parameter means: one by its name or id, or all of them for '*'.
 CREATE OR REPLACE TEMP MACRO selected_pairs(pair) AS TABLE
 FROM pairs
 WHERE pair_id = coalesce((SELECT pair_id_of(nullif(pair, '*'))), pair_id);
+
+-- The runs of a family and an algorithm, or of any for '*'. None at all is an error.
+CREATE OR REPLACE TEMP MACRO selected_runs(family_, algorithm_) AS TABLE
+FROM runs
+WHERE family_ IN ('*', family) AND algorithm_ IN ('*', algorithm)
+    AND (
+        SELECT CASE WHEN bool_or(family_ IN ('*', family) AND algorithm_ IN ('*', algorithm))
+            THEN true
+            ELSE error('no run of family ' || family_ || ' and algorithm ' || algorithm_
+                || '; there are: ' || string_agg(DISTINCT concat(family, ' ', algorithm), ', '
+                    ORDER BY concat(family, ' ', algorithm)))
+        END
+        FROM runs
+    );
 
 -- ---------------------------------------------------------------------------------------------
 -- Formulas. Division by zero gives NULL. Sums are exact integers; products of two counts pass
@@ -508,7 +620,7 @@ WHERE level = 'total';
 -- Shared bits of A's blocks with B's, block by block: as they lie (rotation 0: all blocks) and with
 -- B's full blocks rotated within the tensor. Rotation r turns a tensor of f full blocks by
 -- 1 + (turn - 1) % (f - 1) blocks, so that even a short tensor is turned in every rotation.
-CREATE OR REPLACE TEMP MACRO rotated_blocks(a, b, criterion_) AS TABLE
+CREATE OR REPLACE TEMP MACRO rotated_blocks(a, b, criterion_, rotate_) AS TABLE
 WITH compared AS MATERIALIZED (FROM compared_pairs(a, b, criterion_)),
 rotations(rotation, turn) AS (VALUES (0, NULL), (1, 1), (2, 2), (3, 3), (4, 5), (5, 8)),
 turns AS (
@@ -516,11 +628,11 @@ turns AS (
         numel // 65536 AS full_blocks,
         1 + (turn - 1) % nullif(full_blocks - 1, 0) AS turned
     FROM counts, rotations
-    WHERE criterion = criterion_ AND (rotation = 0 OR full_blocks >= 2)
+    WHERE criterion = criterion_ AND (rotation = 0 OR rotate_ AND full_blocks >= 2)
 )
 SELECT
     pair_a, pair_b, x.tensor_key, x.block, rotation,
-    x.block < full_blocks AND full_blocks >= 2 AS rotates,
+    rotate_ AND x.block < full_blocks AND full_blocks >= 2 AS rotates,
     x.numel, x.changed AS changed_a, y.changed AS changed_b,
     bit_count(x.bits::BIT & y.bits::BIT) AS shared
 FROM compared
@@ -538,10 +650,10 @@ WHERE rotation = 0 OR x.block < full_blocks;
 -- compared. s: observed in a block. q: the block's share of what is expected in the tensor, in
 -- proportion to changed_a changed_b / numel of the block, or to numel where that is 0 everywhere.
 -- e: mean of the five rotations in a block.
-CREATE OR REPLACE TEMP MACRO block_sums(a, b, criterion_) AS TABLE
+CREATE OR REPLACE TEMP MACRO block_sums(a, b, criterion_, rotate_) AS TABLE
 WITH bits AS MATERIALIZED (
     SELECT *, expected_uniform(changed_a, changed_b, numel) AS product
-    FROM rotated_blocks(a, b, criterion_)
+    FROM rotated_blocks(a, b, criterion_, rotate_)
 ),
 observed AS (
     SELECT
@@ -620,7 +732,7 @@ JOIN margins AS y ON y.pair_id = pair_b AND y.criterion = criterion_
 -- One row a tensor that both compared and a baseline. `weight` is the tensor's part of the row's
 -- expectation: `expected`, but under `uniform`, where the row has one density for all of its
 -- tensors, numel. sum_se and sum_ee: over its blocks, with e the block's part of `weight`.
-CREATE OR REPLACE TEMP MACRO baseline_tensors(a, b, criterion_) AS TABLE
+CREATE OR REPLACE TEMP MACRO baseline_tensors(a, b, criterion_, rotate_) AS TABLE
 WITH matched AS MATERIALIZED (
     SELECT
         o.*,
@@ -633,7 +745,7 @@ WITH matched AS MATERIALIZED (
     FROM overlap_tensors(a, b, criterion_) AS o
     LEFT JOIN expected_by_strata(a, b, criterion_) AS s USING (pair_a, pair_b, tensor_key)
     LEFT JOIN expected_by_margins(a, b, criterion_) AS m USING (pair_a, pair_b, tensor_key)
-    LEFT JOIN block_sums(a, b, criterion_) AS b USING (pair_a, pair_b, tensor_key)
+    LEFT JOIN block_sums(a, b, criterion_, rotate_) AS b USING (pair_a, pair_b, tensor_key)
     LEFT JOIN (SELECT pair_id AS pair_a, tensor_key, shape FROM tensors)
         USING (pair_a, tensor_key)
     WHERE o.shared IS NOT NULL
@@ -669,7 +781,8 @@ SELECT
     expected_shift AS expected, expected_shift AS weight,
     coalesce(full_blocks, blocks, 0) AS blocks,
     full_ss AS sum_ss, sum_se, sum_ee, by_rotation,
-    CASE WHEN full_blocks IS NULL THEN 'fewer than 2 full blocks' END AS undefined,
+    CASE WHEN full_blocks IS NULL THEN if(rotate_, 'fewer than 2 full blocks', 'not asked for')
+        END AS undefined,
     full_blocks IS NULL OR aligned AS aligned
 FROM matched;
 
@@ -687,7 +800,8 @@ FROM matched;
 --     lift given how busy the blocks are; under `shift` it is the mean of the rotations in
 --     that block. NULL for fewer than two blocks; with few of them it reads small.
 --   spread: standard deviation of the five rotated counts.
-CREATE OR REPLACE TEMP MACRO overlap_baselines(a, b, criterion := 'exact') AS TABLE
+-- shift := false leaves the rotations out, which are five sixths of the work.
+CREATE OR REPLACE TEMP MACRO overlap_baselines(a, b, criterion := 'exact', shift := true) AS TABLE
 WITH sums AS (
     SELECT
         pair_a, pair_b, baseline,
@@ -719,7 +833,7 @@ WITH sums AS (
             sum(by_rotation[5])]) END AS spread,
         string_agg(DISTINCT undefined, ', ' ORDER BY undefined) AS undefined,
         count(*) FILTER (NOT aligned) AS misaligned
-    FROM baseline_tensors(a, b, criterion)
+    FROM baseline_tensors(a, b, criterion, shift)
     GROUP BY GROUPING SETS (
         (pair_a, pair_b, baseline),
         (pair_a, pair_b, baseline, kind),
@@ -755,7 +869,8 @@ FROM sums;
 
 -- The lifts of overlap_baselines in total, one row for two pairs. shared, o1 and o2 are of all
 -- tensors that both compared; a lift covers what its baseline is defined for, as `note` says.
-CREATE OR REPLACE TEMP MACRO overlap_lifts(a, b, criterion := 'exact') AS TABLE
+-- lift_shift is NULL without shift := true, since the rotations are most of the work.
+CREATE OR REPLACE TEMP MACRO overlap_lifts(a, b, criterion := 'exact', shift := false) AS TABLE
 SELECT
     pair_a, pair_b,
     max(numel) FILTER (baseline = 'uniform') AS numel,
@@ -768,7 +883,225 @@ SELECT
     max(lift) FILTER (baseline = 'shift') AS lift_shift,
     max(lift) FILTER (baseline = 'magnitude') AS lift_magnitude,
     max(standard_error) FILTER (baseline = 'magnitude') AS standard_error_magnitude,
-    string_agg(baseline || ': ' || note, '; ' ORDER BY baseline) AS note
-FROM overlap_baselines(a, b, criterion := criterion)
+    string_agg(baseline || ': ' || note, '; ' ORDER BY baseline)
+        FILTER (shift OR baseline <> 'shift') AS note
+FROM overlap_baselines(a, b, criterion := criterion, shift := shift)
 WHERE level = 'total'
 GROUP BY ALL;
+
+-- The view pair_overlaps in total, one row for two pairs, scaled up to all blocks: every sum is that
+-- of the rows times blocks_total / blocks, so a sampled row counts for its whole tensor (shared,
+-- changed_a, changed_b and numel are then estimates). standard_error is that of the estimated
+-- shared, over blocks as clusters within tensors, and 0 if all blocks were counted.
+-- lift_magnitude covers the tensors with the same base; all_magnitude says if those are all.
+CREATE OR REPLACE TEMP MACRO overlap_summary(criterion_ := 'exact') AS TABLE
+SELECT
+    pair_a, pair_b, tensors, sample_fraction, numel, changed_a, changed_b, shared, standard_error,
+    shared / nullif(changed_a, 0) AS o1,
+    shared / nullif(changed_b, 0) AS o2,
+    jaccard(shared, changed_a, changed_b) AS jaccard,
+    phi(shared, changed_a, changed_b, numel) AS phi,
+    expected_uniform(changed_a, changed_b, numel) AS expected_uniform,
+    lift(shared, expected_uniform(changed_a, changed_b, numel)) AS lift_uniform,
+    expected_tensor,
+    lift(shared, expected_tensor) AS lift_tensor,
+    expected_margins,
+    lift(shared, expected_margins) AS lift_margins,
+    expected_magnitude,
+    lift(shared_magnitude, expected_magnitude) AS lift_magnitude,
+    all_magnitude
+FROM (
+    SELECT
+        pair_a, pair_b,
+        count(*) AS tensors,
+        min(sample_fraction) AS sample_fraction,
+        round(sum(numel * scale))::BIGINT AS numel,
+        round(sum(changed_a * scale))::BIGINT AS changed_a,
+        round(sum(changed_b * scale))::BIGINT AS changed_b,
+        round(sum(shared * scale))::BIGINT AS shared,
+        sqrt(sum(shared_standard_error ^ 2)) AS standard_error,
+        sum(expected_tensor * scale) AS expected_tensor,
+        sum(expected_margins * scale) AS expected_margins,
+        sum(expected_magnitude * scale) AS expected_magnitude,
+        sum(shared * scale) FILTER (expected_magnitude IS NOT NULL) AS shared_magnitude,
+        bool_and(expected_magnitude IS NOT NULL) AS all_magnitude
+    FROM (
+        SELECT *, coalesce(blocks_total / nullif(blocks, 0), 1) AS scale
+        FROM pair_overlaps
+        WHERE criterion = criterion_
+    )
+    GROUP BY pair_a, pair_b
+);
+
+-- ---------------------------------------------------------------------------------------------
+-- Trajectories. With I_k the mask of checkpoint k against the one before it, U_k the union of
+-- I_1 .. I_k, and F_k the mask of checkpoint k against the start:
+--   never touched      n - |U_k or F_k|
+--   touched and back   |U_k| - |U_k and F_k|: changed on the way, equal to the start at k
+--   kept               |F_k|
+-- Under exact, F_k lies within U_k. Under a tolerance it need not: a parameter may drift away in
+-- steps that are each too small to count; `drifted` = |F_k| - |U_k and F_k|, a part of `kept`.
+-- ---------------------------------------------------------------------------------------------
+
+-- A sum that is NULL where any of its values is.
+CREATE OR REPLACE TEMP MACRO sum_of_all(counted_) AS
+    CASE WHEN count(counted_) = count(*) THEN sum(counted_)::BIGINT END;
+
+-- One row a trajectory x tensor x checkpoint after the first: those sets counted, from the masks.
+-- The row is missing where an interval up to it has no mask, and what needs a mask against the start
+-- is null where that is not there.
+CREATE OR REPLACE TEMP MACRO trajectory_tensors(trajectory_, criterion_) AS TABLE
+WITH wanted AS MATERIALIZED (
+    SELECT t.*
+    FROM trajectory_pairs AS t
+    JOIN pairs AS p USING (pair_id)
+    WHERE list_contains(p.criteria, criterion_)
+        AND t.trajectory = coalesce(
+            (SELECT trajectory_of(nullif(trajectory_, '*'))), t.trajectory)
+),
+blocks AS (
+    SELECT w.*, m.tensor_key, m.block, m.numel, m.changed, m.bits::BIT AS bits
+    FROM masks AS m
+    JOIN wanted AS w USING (pair_id)
+    WHERE m.criterion = criterion_ AND (w.from_start OR w.consecutive)
+        AND m.pair_id IN (SELECT pair_id FROM wanted)
+),
+touched AS (
+    SELECT
+        trajectory, tensor_key, block, place_to, step_to, numel, changed, bits,
+        bit_or(bits) OVER so_far AS touched_bits,
+        count(*) OVER so_far = place_to AS complete
+    FROM blocks
+    WHERE consecutive
+    WINDOW so_far AS (PARTITION BY trajectory, tensor_key, block ORDER BY place_to)
+),
+ends AS (
+    SELECT trajectory, max(place_to) AS place_to FROM trajectory_pairs GROUP BY trajectory
+)
+SELECT
+    t.trajectory, t.tensor_key, t.place_to, t.step_to AS step,
+    sum(t.numel)::BIGINT AS numel,
+    sum(t.changed)::BIGINT AS moved,                                        -- |I_k|
+    sum(bit_count(t.touched_bits))::BIGINT AS touched,                      -- |U_k|
+    sum_of_all(f.changed) AS kept,                                          -- |F_k|
+    sum_of_all(bit_count(t.touched_bits & f.bits)) AS touched_and_kept,     -- |U_k and F_k|
+    sum_of_all(bit_count(t.bits & e.bits)) AS moved_in_final                -- |I_k and F_last|
+FROM touched AS t
+LEFT JOIN blocks AS f
+    ON f.from_start AND f.trajectory = t.trajectory AND f.place_to = t.place_to
+    AND f.tensor_key = t.tensor_key AND f.block = t.block
+JOIN ends ON ends.trajectory = t.trajectory
+LEFT JOIN blocks AS e
+    ON e.from_start AND e.trajectory = t.trajectory AND e.place_to = ends.place_to
+    AND e.tensor_key = t.tensor_key AND e.block = t.block
+GROUP BY t.trajectory, t.tensor_key, t.place_to, t.step_to
+HAVING bool_and(t.complete);
+
+-- The same, summed over tensors. moved_again = |I_k and U_(k-1)|: what moved at k and had moved
+-- before, which the sizes of the unions give: |I_k| - (|U_k| - |U_(k-1)|).
+CREATE OR REPLACE TEMP MACRO trajectory_sets(trajectory_, criterion_) AS TABLE
+WITH summed AS (
+    SELECT
+        trajectory, place_to, step,
+        sum(numel)::BIGINT AS numel,
+        sum(moved)::BIGINT AS moved,
+        sum(touched)::BIGINT AS touched,
+        sum_of_all(kept) AS kept,
+        sum_of_all(touched_and_kept) AS touched_and_kept,
+        sum_of_all(moved_in_final) AS moved_in_final
+    FROM trajectory_tensors(trajectory_, criterion_)
+    GROUP BY trajectory, place_to, step
+)
+SELECT
+    *,
+    numel - touched - (kept - touched_and_kept) AS never_touched,
+    touched - touched_and_kept AS touched_and_back,
+    kept - touched_and_kept AS drifted,
+    coalesce(lag(touched) OVER steps_in_order, 0) AS touched_before,
+    moved - (touched - coalesce(lag(touched) OVER steps_in_order, 0)) AS moved_again
+FROM summed
+WINDOW steps_in_order AS (PARTITION BY trajectory ORDER BY place_to);
+
+-- The overlap of every two runs that keep masks of the criterion and have tensors in common: one
+-- row for two runs. What `rlsparse overlap` has counted is taken from there (sample_fraction says
+-- if from a sample), the rest from the masks. lift_magnitude covers the tensors with the same base
+-- and is NULL if there are none; all_magnitude says whether those are all of them.
+CREATE OR REPLACE TEMP MACRO overlap_of_runs(criterion_) AS TABLE
+WITH sides AS MATERIALIZED (
+    FROM overlap_sides('*', '*', criterion_)
+    WHERE changed_a IS NOT NULL AND changed_b IS NOT NULL
+        AND pair_a IN (SELECT pair_id FROM runs) AND pair_b IN (SELECT pair_id FROM runs)
+),
+stored AS MATERIALIZED (FROM overlap_summary(criterion_)),
+missing AS MATERIALIZED (
+    SELECT DISTINCT pair_a, pair_b FROM sides ANTI JOIN stored USING (pair_a, pair_b)
+),
+bits AS (
+    SELECT
+        pair_a, pair_b, x.tensor_key,
+        sum(x.numel)::BIGINT AS numel_seen,
+        sum(bit_count(x.bits::BIT & y.bits::BIT))::BIGINT AS shared
+    FROM missing
+    JOIN (
+        FROM masks WHERE criterion = criterion_ AND pair_id IN (SELECT pair_a FROM missing)
+    ) AS x ON x.pair_id = pair_a
+    JOIN (
+        FROM masks WHERE criterion = criterion_ AND pair_id IN (SELECT pair_b FROM missing)
+    ) AS y ON y.pair_id = pair_b AND y.tensor_key = x.tensor_key AND y.block = x.block
+    GROUP BY ALL
+),
+computed AS (
+    SELECT
+        s.*,
+        CASE WHEN coalesce(b.numel_seen, 0) = s.numel THEN coalesce(b.shared, 0)
+            ELSE error('masks of ' || tensor_key || ' lack blocks in ' || pair_a || ' or '
+                || pair_b || ': run rlsparse verify')
+        END AS shared,
+        expected_uniform(changed_a, changed_b, s.numel) AS expected_tensor,
+        CASE
+            WHEN NOT same_base THEN NULL
+            WHEN s.numel = 0 THEN 0
+            WHEN e.numel_seen = s.numel THEN e.expected
+        END AS expected_magnitude
+    FROM sides AS s
+    JOIN missing USING (pair_a, pair_b)
+    LEFT JOIN bits AS b USING (pair_a, pair_b, tensor_key)
+    LEFT JOIN expected_by_strata('*', '*', criterion_) AS e USING (pair_a, pair_b, tensor_key)
+),
+sums AS (
+    SELECT
+        pair_a, pair_b,
+        sum(numel)::BIGINT AS numel,
+        sum(changed_a)::BIGINT AS changed_a,
+        sum(changed_b)::BIGINT AS changed_b,
+        sum(shared)::BIGINT AS shared,
+        sum(expected_tensor) AS expected_tensor,
+        sum(expected_magnitude) AS expected_magnitude,
+        sum(shared) FILTER (expected_magnitude IS NOT NULL) AS shared_magnitude,
+        bool_and(expected_magnitude IS NOT NULL) AS all_magnitude
+    FROM computed
+    GROUP BY pair_a, pair_b
+),
+every_two AS (
+    SELECT
+        pair_a, pair_b, numel, changed_a, changed_b, shared,
+        shared / nullif(changed_a, 0) AS o1,
+        shared / nullif(changed_b, 0) AS o2,
+        jaccard(shared, changed_a, changed_b) AS jaccard,
+        phi(shared, changed_a, changed_b, numel) AS phi,
+        lift(shared, expected_uniform(changed_a, changed_b, numel)) AS lift_uniform,
+        lift(shared, expected_tensor) AS lift_tensor,
+        lift(shared_magnitude, expected_magnitude) AS lift_magnitude,
+        all_magnitude,
+        1.0::DOUBLE AS sample_fraction
+    FROM sums
+    UNION ALL
+    SELECT
+        pair_a, pair_b, numel, changed_a, changed_b, shared, o1, o2, jaccard, phi,
+        lift_uniform, lift_tensor, lift_magnitude, all_magnitude, sample_fraction
+    FROM stored
+)
+SELECT e.*, s.same_base
+FROM every_two AS e
+JOIN (SELECT pair_a, pair_b, bool_and(same_base) AS same_base FROM sides GROUP BY pair_a, pair_b)
+    AS s USING (pair_a, pair_b);

@@ -3,7 +3,8 @@
 -- criterion = exact: the rule that says "changed" (FROM counts shows which exist)
 --
 -- sparsity takes all parameters of all pairs together, so large models weigh more; the spread over
--- the pairs stands beside it, and its median counts every pair once.
+-- the pairs stands beside it, and its median counts every pair once. Of a trajectory only the last
+-- checkpoint against the first is counted.
 WITH sums AS (
     SELECT pair_id, sum(numel)::BIGINT AS numel, sum(changed)::BIGINT AS changed
     FROM counts
@@ -21,7 +22,7 @@ SELECT
     max(sparsity(s.changed, s.numel)) AS max_sparsity_of_a_pair,
     median(sparsity(s.changed, s.numel)) AS median_sparsity_over_pairs_unweighted,
     count(*) FILTER (s.pair_id IS NULL) AS pairs_not_counted
-FROM pairs AS p
+FROM runs AS p
 LEFT JOIN sums AS s USING (pair_id)
 GROUP BY p.family, p.algorithm
 ORDER BY p.family, p.algorithm;

@@ -20,7 +20,12 @@ app = typer.Typer(
     help="Which weights did RL change, in every model pair, and is that more than chance?",
 )
 
-CorpusFile = Annotated[Path, typer.Argument(help="Corpus file (YAML).", show_default=False)]
+CorpusFile = Annotated[
+    Path,
+    typer.Argument(
+        help="Corpus file (YAML), or the name of one that ships, e.g. paper.", show_default=False
+    ),
+]
 StorePath = Annotated[
     str,
     typer.Option(help="Folder that holds the tables.", show_default=False, envvar="RLSPARSE_STORE"),
@@ -127,7 +132,8 @@ def extract(
         "failed": list(outcome.failed),
     }
     parts = [f"{len(names)} {what}" for what, names in done.items() if names]
-    console.out.print(f"{', '.join(parts)}; {console.size(outcome.nbytes)} read; store: {store}")
+    read = f"{console.size(outcome.nbytes)} read"
+    console.out.print(f"{', '.join(parts)}; {read}; store: {escape(store)}")
     _print_failures(outcome.failed)
     raise typer.Exit(0 if outcome.ok else 1)
 
@@ -173,6 +179,83 @@ def run_sql(
 
     with sql.connect(store) as con:
         console.show(sql.run_sql(con, text), Format.json if json else form)
+
+
+@app.command()
+def consensus(
+    where: Annotated[
+        str, typer.Option(help="SQL condition over `pairs`, run as it stands.", show_default=False)
+    ],
+    store: StorePath,
+    *,
+    criterion: Annotated[str, typer.Option(help='The rule that says "changed".')] = "exact",
+    keep: Annotated[
+        str | None, typer.Option(help="Keep the mask `in at least K`: a number, all or any.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the kept mask.")] = None,
+    form: OutputFormat = Format.table,
+    json: Json = False,
+) -> None:
+    """In how many masks of a group of pairs did the parameters change, and what of it is chance?
+
+    The group is `SELECT pair_id FROM pairs WHERE ...` with your condition. With --keep the mask
+    stays in the store, in the views named_masks and named_mask_bits.
+
+    Example: `rlsparse consensus --store ./store --where "kl = 0" --keep all --name core`
+    """
+    from rlsparse_ray.consensus import consensus as find
+
+    found = find(store, where, criterion, keep=keep, name=name)
+    console.show(found.histogram, Format.json if json else form)
+    if form is Format.table and not json:
+        for line in found.remarks():
+            console.out.print(escape(line))
+
+
+@app.command()
+def overlap(
+    store: StorePath,
+    criterion: Annotated[str, typer.Option(help='The rule that says "changed".')] = "exact",
+    sample: Annotated[
+        float, typer.Option(help="Share of the blocks to count, the same for every pair.")
+    ] = 1.0,
+    device: Annotated[str, typer.Option(help="cpu or cuda; auto: cpu.")] = "auto",
+    address: Annotated[
+        str | None, typer.Option(help="Ray cluster to run on; none: this machine.")
+    ] = None,
+) -> None:
+    """Count what every two masks of a store share, against chance, and keep it in the store.
+
+    Only what is missing is counted: new pairs cost their own rows. With --sample, the numbers are
+    estimates with a standard error; a later run with a larger share replaces them.
+
+    Example: `rlsparse overlap --store ./store`
+    """
+    from rlsparse_ray import sql
+    from rlsparse_ray.cluster import Resources, overlaps
+    from rlsparse_ray.overlap_plan import plan_overlaps
+
+    try:
+        made = plan_overlaps(store, criterion, sample)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    console.with_progress(
+        "overlap",
+        made.nbytes,
+        lambda advance: overlaps(
+            made, store, resources=Resources(device), address=address, progress=advance
+        ),
+    )
+    console.out.print(escape(made.summary()))
+    with sql.connect(store) as con:
+        answer = sql.run_query(con, "population_overlap", {"criterion": made.criterion})
+    console.show(answer.slice(0, 10), Format.table)
+    if answer.num_rows:
+        console.out.print(
+            f"\n{min(10, answer.num_rows)} of {answer.num_rows} rows; all of them, and tensor by "
+            f"tensor:\n  rlsparse query population_overlap --store {escape(store)}\n"
+            f'  rlsparse sql "FROM pair_overlaps" --store {escape(store)}',
+        )
 
 
 @app.command()
@@ -263,4 +346,4 @@ def _assignment(text: str) -> tuple[str, str]:
 
 def _print_failures(failed: dict[str, str]) -> None:
     for name, message in failed.items():
-        console.err.print(f"[bold red]failed:[/] {name}: {escape(message)}")
+        console.err.print(f"[bold red]failed:[/] {escape(f'{name}: {message}')}")

@@ -19,6 +19,10 @@ from rlsparse_ray.commit import commit_pair, relabel_pair
 from rlsparse_ray.errors import RlsparseError
 from rlsparse_ray.extract import SliceReport, extract_slice
 from rlsparse_ray.files import store_errors
+from rlsparse_ray.overlap import overlap_unit
+from rlsparse_ray.overlap_commit import Commit, commit_overlaps, commits
+from rlsparse_ray.overlap_plan import OverlapPlan, begin
+from rlsparse_ray.overlap_units import Unit, unit_key
 from rlsparse_ray.plan import Plan, PlannedPair, Slice
 from rlsparse_ray.store import Store
 
@@ -39,6 +43,10 @@ class Resources:
     device: str = "auto"
     gpu_fraction: float = 1.0
     cpus: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise RlsparseError(f"--device {self.device}: unknown; use --device auto, cpu or cuda")
 
 
 @dataclass(slots=True)
@@ -101,6 +109,8 @@ def ray_session(address: str | None) -> Iterator[None]:
     # on Linux this keeps a local cluster on 127.0.0.1 instead of every interface
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # one full disk fails every slice in flight: the first message is enough
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     address = address or os.environ.get("RAY_ADDRESS")
     local: dict[str, Any] = {}
     if not address:
@@ -148,18 +158,7 @@ class _Run:
 
     def finish(self) -> None:
         """Run everything; twice as many slices in flight as fit, so that no node waits."""
-        try:
-            while self.waiting or self.flying:
-                while self.waiting and len(self.flying) < 2 * self.slots:
-                    self._submit(self.waiting.popleft())
-                if self.flying:
-                    done, _ = ray.wait(list(self.flying))
-                    for ref in done:
-                        self._collect(ref, self.flying.pop(ref))
-        except BaseException:
-            for ref in self.flying:
-                ray.cancel(ref, force=True)
-            raise
+        _drain(self.waiting, self.flying, self.slots, self._submit, self._collect)
         # only now: slices in flight still write files of a pair that has failed in another
         with store_errors(self.root):
             for pair_id in self.dropped:
@@ -193,6 +192,87 @@ class _Run:
                 self.flying[self.commit.remote(pair, self.keys[pair_id], self.root)] = pair
 
 
+def _drain(
+    waiting: deque[Any],
+    flying: dict[Any, Any],
+    slots: int,
+    submit: Callable[[Any], None],
+    collect: Callable[[Any, Any], None],
+) -> None:
+    """Submit what waits, twice as much as fits, and collect it; on an error cancel the rest.
+
+    `submit` and `collect` may put further work into `flying`.
+    """
+    try:
+        while waiting or flying:
+            while waiting and len(flying) < 2 * slots:
+                submit(waiting.popleft())
+            if flying:
+                done, _ = ray.wait(list(flying))
+                for ref in done:
+                    collect(ref, flying.pop(ref))
+    except BaseException:
+        for ref in flying:
+            ray.cancel(ref, force=True)
+        raise
+
+
+def overlaps(
+    plan: OverlapPlan,
+    store_root: str,
+    *,
+    resources: Resources | None = None,
+    address: str | None = None,
+    progress: Progress = lambda nbytes: None,
+) -> None:
+    """Count the overlaps that `plan` found missing; finished units are not done again.
+
+    Reading and decompressing masks is the limit and not counting, so `device` auto is the CPU.
+
+    Raises:
+        StoreError: the store cannot be read or written; what is finished is kept.
+        RlsparseError: Ray cannot be reached, or a worker died MAX_RETRIES times on one unit.
+    """
+    store = Store.open(store_root)
+    with store_errors(store_root):
+        if not plan.wanted:
+            store.files.remove(plan.staging)
+            return
+        begin(plan, store)
+    with ray_session(address):
+        _count_all(plan, store_root, resources or Resources("cpu"), progress)
+    with store_errors(store_root):
+        store.files.remove(plan.staging)
+
+
+def _count_all(plan: OverlapPlan, root: str, resources: Resources, progress: Progress) -> None:
+    total = ray.cluster_resources()
+    gpu = resources.device != "auto" and _wants_gpu(resources.device, total)
+    flying: dict[Any, Any] = {}
+
+    def collect(ref: Any, work: Unit | Commit) -> None:
+        _get(ref, work)
+        progress(work.nbytes)
+
+    for function, works in (
+        (_unit_function("cuda" if gpu else "cpu"), plan.units),
+        (commit_overlaps, commits(plan)),
+    ):
+        task = _task(function, resources, gpu and works is plan.units)
+
+        def submit(work: Unit | Commit, task: Any = task) -> None:
+            flying[task.options(memory=work.memory).remote(work, root)] = work
+
+        _drain(deque(works), flying, _slots(resources, total, gpu), submit, collect)
+
+
+def _unit_function(device: str) -> Callable[[Unit, str], int]:
+    def unit_task(unit: Unit, root: str) -> int:
+        return overlap_unit(unit, root, device)
+
+    return unit_task
+
+
 def _keys(plan: Plan) -> dict[str, list[str]]:
     keys: dict[str, list[str]] = defaultdict(list)
     for piece in plan.slices:
@@ -215,6 +295,13 @@ def _slots(resources: Resources, total: dict[str, float], gpu: bool) -> int:
 
 
 def _slice_task(resources: Resources, gpu: bool) -> Any:
+    def slice_task(piece: Slice, root: str) -> SliceReport:
+        return extract_slice(piece, root, "cuda" if gpu else "cpu")
+
+    return _task(slice_task, resources, gpu)
+
+
+def _task(function: Callable[..., Any], resources: Resources, gpu: bool) -> Any:
     """max_calls=0 keeps GPU workers: Ray's default starts a process, and CUDA, for each task.
 
     num_cpus=0 beside GPUs: else a node with fewer CPUs than GPU shares leaves GPUs idle.
@@ -223,14 +310,18 @@ def _slice_task(resources: Resources, gpu: bool) -> Any:
         options = {"num_gpus": resources.gpu_fraction, "num_cpus": 0, "max_calls": 0}
     else:
         options = {"num_cpus": resources.cpus}
-
-    def slice_task(piece: Slice, root: str) -> SliceReport:
-        return extract_slice(piece, root, "cuda" if gpu else "cpu")
-
-    return ray.remote(max_retries=MAX_RETRIES, **options)(slice_task)
+    return ray.remote(max_retries=MAX_RETRIES, **options)(function)
 
 
-def _get(ref: Any, work: Slice | PlannedPair) -> Any:
+def _title(work: Slice | PlannedPair | Unit | Commit) -> str:
+    if isinstance(work, PlannedPair):
+        return work.entry.name
+    if isinstance(work, Slice):
+        return f"slice {work.number}"
+    return f"overlaps of {work.pair_b}" if isinstance(work, Commit) else f"unit {unit_key(work)}"
+
+
+def _get(ref: Any, work: Slice | PlannedPair | Unit | Commit) -> Any:
     """The result of a task; our own errors as they were raised, Ray's with what was being done."""
     try:
         return ray.get(ref)
@@ -239,8 +330,8 @@ def _get(ref: Any, work: Slice | PlannedPair) -> Any:
             raise error.cause from None
         raise
     except RayError as error:
-        what = work.entry.name if isinstance(work, PlannedPair) else f"slice {work.number}"
+        what = _title(work)
         raise RlsparseError(
             f"{what}: failed {MAX_RETRIES + 1} times ({type(error).__name__}: {error}); "
-            f"finished slices are kept: run again to go on"
+            f"what is finished is kept: run again to go on"
         ) from error

@@ -30,6 +30,8 @@ class MaskWriter:
             compression_level=1,
             use_dictionary=["tensor_key"],
             write_statistics=["tensor_key", "block", "changed"],
+            # pages of 1 MiB: else a page is a row group, and each mask being read holds 12 MiB
+            write_batch_size=128,
         )
         self._bits = np.empty(ROW_GROUP * _BLOCK_BYTES, np.uint8)
         self._ends: list[int] = [0]

@@ -175,6 +175,40 @@ NAMED_MASKS = _table(
     ("parts", pa.list_(PART), "every file of the mask but this one"),
 )
 
+OVERLAPS = _table(
+    ("pair_a", _DICT, "the other pair; its text is smaller than that of pair_b"),
+    _CRITERION,
+    _KEY,
+    ("numel", pa.int64(), "parameters in the counted blocks"),
+    ("blocks", pa.int32(), "blocks counted"),
+    ("blocks_total", pa.int32(), "blocks of the tensor; times this / blocks scales the row up"),
+    ("changed_a", pa.int64(), "changed in pair_a, in the counted blocks"),
+    ("changed_b", pa.int64(), "changed in pair_b, in the counted blocks"),
+    ("shared", pa.int64(), "changed in both, in the counted blocks"),
+    (
+        "shared_standard_error",
+        pa.float64(),
+        "standard error of shared scaled up; 0 if all were counted",
+    ),
+    (
+        "expected_tensor",
+        pa.float64(),
+        "shared by chance given both densities of the whole tensor, times blocks / blocks_total",
+    ),
+    (
+        "expected_magnitude",
+        pa.float64(),
+        "the same given both densities of each exponent; null if the bases differ",
+    ),
+    (
+        "expected_margins",
+        pa.float64(),
+        "the same given the margins of both; expected_tensor for fewer than two axes",
+    ),
+    ("sample_fraction", pa.float64(), "share of the blocks that was asked for; 1: all"),
+)
+"""One row a pair x pair x tensor x criterion. Its Hive partition is `pair_b`, not `pair_id`."""
+
 SCHEMAS: Mapping[str, pa.Schema] = {
     "pairs": PAIRS,
     "tensors": TENSORS,
@@ -184,9 +218,12 @@ SCHEMAS: Mapping[str, pa.Schema] = {
     "margins": MARGINS,
     "steps": STEPS,
 }
+"""The tables that have one file, or one folder, a pair."""
 
 NAMED_SCHEMAS: Mapping[str, pa.Schema] = {"named_masks": NAMED_MASKS, "named_mask_bits": MASKS}
 """Tables of masks that were made from those of pairs; the Hive partition `mask` is their name."""
+
+_ALL: Mapping[str, pa.Schema] = {**SCHEMAS, **NAMED_SCHEMAS, "overlaps": OVERLAPS}
 
 
 def to_table(name: str, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
@@ -195,7 +232,7 @@ def to_table(name: str, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
     Raises:
         StoreError: a row lacks a column or has one that the schema does not know.
     """
-    schema = SCHEMAS[name] if name in SCHEMAS else NAMED_SCHEMAS[name]
+    schema = _ALL[name]
     columns: dict[str, list[Any]] = {field.name: [] for field in schema}
     for row in rows:
         if row.keys() != columns.keys():

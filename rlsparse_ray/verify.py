@@ -3,10 +3,12 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import duckdb
 
 from rlsparse_ray.errors import QueryError, StoreError
+from rlsparse_ray.named_masks import named_mask_row, named_masks
 from rlsparse_ray.sql import connect, run_audits
 from rlsparse_ray.store import Store, xxh3_of
 
@@ -15,7 +17,10 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong. `check` is the name of an audit, or `files`."""
+    """One thing that is wrong. `check` is the name of an audit, or `files`.
+
+    `pair_id` is `mask NAME` where it is not a pair but a named mask.
+    """
 
     check: str
     pair_id: str
@@ -60,18 +65,36 @@ def _files(store: Store, progress: Progress) -> Iterator[Finding]:
         except StoreError as error:
             yield Finding("files", pair_id, str(error))
             continue
-        for part in parts:
-            path = store.root / part["path"]
-            size = store.files.size(part["path"])
-            if size is None:
-                problem = "missing"
-            elif size != part["bytes"]:
-                problem = f"{size} bytes instead of {part['bytes']}"
-            elif xxh3_of(path) != part["xxh3"]:
-                problem = "contents have changed (XXH3 differs)"
-            else:
-                problem = ""
-            progress(part["bytes"])
-            if problem:
-                fix = f"remove {store.root}/pairs/pair_id={pair_id} and extract again"
-                yield Finding("files", pair_id, f"{part['path']}: {problem}; {fix}")
+        fix = f"remove {store.root}/pairs/pair_id={pair_id} and extract again"
+        for problem in _damaged(store, parts, progress):
+            yield Finding("files", pair_id, f"{problem}; {fix}")
+    yield from _named(store, progress)
+
+
+def _named(store: Store, progress: Progress) -> Iterator[Finding]:
+    for name in named_masks(store):
+        try:
+            row = named_mask_row(store, name)
+        except StoreError as error:
+            yield Finding("files", f"mask {name}", str(error))
+            continue
+        fix = f"remove {store.root}/named_masks/mask={name} and keep the mask again"
+        for problem in _damaged(store, row["parts"] if row else [], progress):
+            yield Finding("files", f"mask {name}", f"{problem}; {fix}")
+
+
+def _damaged(store: Store, parts: list[dict[str, Any]], progress: Progress) -> Iterator[str]:
+    for part in parts:
+        path = store.root / part["path"]
+        size = store.files.size(part["path"])
+        if size is None:
+            problem = "missing"
+        elif size != part["bytes"]:
+            problem = f"{size} bytes instead of {part['bytes']}"
+        elif xxh3_of(path) != part["xxh3"]:
+            problem = "contents have changed (XXH3 differs)"
+        else:
+            problem = ""
+        progress(part["bytes"])
+        if problem:
+            yield f"{part['path']}: {problem}"

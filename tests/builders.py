@@ -15,6 +15,9 @@ from safetensors.numpy import save_file
 from rlsparse_ray.commit import commit_pair
 from rlsparse_ray.corpus import load_corpus
 from rlsparse_ray.extract import SliceReport, extract_slice
+from rlsparse_ray.overlap import overlap_unit
+from rlsparse_ray.overlap_commit import commit_overlaps, commits
+from rlsparse_ray.overlap_plan import OverlapPlan, begin, plan_overlaps
 from rlsparse_ray.plan import Plan, make_plan
 from rlsparse_ray.store import Store
 
@@ -141,6 +144,19 @@ def extract_directly(corpus: Path, store: Path) -> Plan:
     for report in extract_slices(plan, store):
         assert report.failed == {}
     commit_all(plan, store)
+    return plan
+
+
+def overlap_directly(store: Path, criterion: str = "exact", fraction: float = 1.0) -> OverlapPlan:
+    """All pairs in one process, without Ray."""
+    plan = plan_overlaps(str(store), criterion, fraction)
+    if plan.wanted:
+        begin(plan, Store.open(store))
+    for unit in plan.units:
+        overlap_unit(unit, str(store))
+    for commit in commits(plan):
+        commit_overlaps(commit, str(store))
+    Store.open(store).files.remove(plan.staging)
     return plan
 
 

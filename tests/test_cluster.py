@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from rlsparse_ray.cluster import Resources, extract
+from rlsparse_ray.cluster import extract
 from rlsparse_ray.errors import RlsparseError
 from rlsparse_ray.store import Store
 from rlsparse_ray.verify import verify
@@ -168,20 +168,20 @@ def test_a_killed_worker_changes_nothing(big, undisturbed, tmp_path, start):
 def test_a_killed_driver_is_run_again(big, undisturbed, tmp_path, start, local_ray):
     store = tmp_path / "store"
     run = start(big, store)
-    # a whole base is done and the next one begun
+    # every slice of a base is done then, and not yet every pair of it committed
     run.wait_for("committed pair", lambda: any(store.glob("pairs/*/pairs.parquet")))
     run.wait_for("further slice", lambda: run.finished_slices() > 2 * TUNED)
     run.children()
     os.kill(run.process.pid, signal.SIGKILL)
     run.close()
     before, done = tree(store), len(Store.open(store).committed())
-    assert TUNED // 2 <= done < BASES * TUNED
+    assert 1 <= done < BASES * TUNED
     assert any(path.startswith("staging/") for path in before)
 
     plan = plan_of(big)
     outcome = extract(plan, str(store))
     assert (outcome.failed, len(outcome.unchanged)) == ({}, done)
-    assert 0 < outcome.nbytes < plan.nbytes * (1 - done / (BASES * TUNED))
+    assert 0 < outcome.nbytes <= plan.nbytes * (BASES - 1) / BASES
     assert_same_store(undisturbed, store)
     for path in before.keys() & tree(store).keys():
         assert before[path] == (store / path).read_bytes()
@@ -262,15 +262,6 @@ def test_a_shard_that_changes_during_the_run_leaves_nothing_behind(big, tmp_path
     assert found == alone
 
 
-def test_device_cuda_without_a_gpu(example, tmp_path, local_ray):
-    import ray
-
-    if ray.cluster_resources().get("GPU"):
-        pytest.skip("this machine has a GPU")
-    with pytest.raises(RlsparseError, match=r"--device cuda: .* no GPU; use --device cpu or auto"):
-        extract(example.plan, str(tmp_path / "s"), resources=Resources("cuda"))
-
-
 def test_a_store_that_cannot_be_written_stops_the_run(example, tmp_path, local_ray, monkeypatch):
     """What the worker says reaches the user as it is, without Ray's traceback."""
     store = Store.create(tmp_path / "s")
@@ -283,15 +274,7 @@ def test_a_store_that_cannot_be_written_stops_the_run(example, tmp_path, local_r
 
 
 def test_an_address_without_a_cluster(example, tmp_path, start):
-    command = [sys.executable, "-m", "rlsparse_ray.cli", "extract", str(example.corpus)]
-    command += ["--store", str(tmp_path / "s"), "--address", "127.0.0.1:nowhere"]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        env=ray_environment(),
-        check=False,
-        timeout=DEADLINE,
-    )
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: Ray at 127.0.0.1:nowhere: ")
+    run = start(example.corpus, tmp_path / "s", "--address", "127.0.0.1:nowhere")
+    code, out, err = run.finish()
+    assert (code, out) == (2, "")
+    assert err.startswith("error: Ray at 127.0.0.1:nowhere: ")

@@ -175,7 +175,7 @@ def test_wrong_values_in_a_pair(refused, wrong, message):
         (
             "criteria: [exact, exakt]",
             "settings.criteria.1: unknown criterion 'exakt': write exact, abs:TOLERANCE or "
-            "rel:TOLERANCE, e.g. abs:1e-5",
+            "rel:TOLERANCE (abs:1e-5)",
         ),
         (
             'criteria: [exact, "abs:1e-5", "abs:0.00001"]',

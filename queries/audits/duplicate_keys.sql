@@ -17,6 +17,8 @@ WITH keys AS (
     SELECT 'margins', pair_id, tensor_key, criterion FROM margins
     UNION ALL
     SELECT 'steps', pair_id, tensor_key, 'from ' || coalesce(ulp_low::VARCHAR, 'null') FROM steps
+    UNION ALL
+    SELECT 'overlaps', pair_b, tensor_key, criterion || ' with ' || pair_a FROM pair_overlaps
 )
 SELECT
     'a key stands more than once' AS problem,

@@ -1,4 +1,5 @@
--- o1 (1 - s1) = o2 (1 - s2), and shared is at least changed_a + changed_b - numel and at most both.
+-- o1 (1 - s1) = o2 (1 - s2), and shared is at least changed_a + changed_b - numel and at most both,
+-- and what `overlaps` says if all blocks were counted there.
 --
 -- Protects the overlaps: o1 and o2 rest on bits and blocks, s1 and s2 on counts. Each pair is held
 -- against the next one that keeps the same criterion, so the masks are read twice and not once for
@@ -29,20 +30,24 @@ bits AS (
 both_sides AS (
     SELECT
         b.*,
-        shared / nullif(bits_a, 0) * density(p.changed, p.numel) AS o1_density_a,
-        shared / nullif(bits_b, 0) * density(q.changed, q.numel) AS o2_density_b,
-        p.changed AS changed_a, q.changed AS changed_b, p.numel
+        b.shared / nullif(bits_a, 0) * density(p.changed, p.numel) AS o1_density_a,
+        b.shared / nullif(bits_b, 0) * density(q.changed, q.numel) AS o2_density_b,
+        p.changed AS changed_a, q.changed AS changed_b, p.numel,
+        o.shared AS shared_in_overlaps
     FROM bits AS b
     JOIN counts AS p ON p.pair_id = pair_a AND p.tensor_key = b.tensor_key
         AND p.criterion = b.criterion
     JOIN counts AS q ON q.pair_id = pair_b AND q.tensor_key = b.tensor_key
         AND q.criterion = b.criterion
+    LEFT JOIN pair_overlaps AS o ON o.pair_a = b.pair_a AND o.pair_b = b.pair_b
+        AND o.tensor_key = b.tensor_key AND o.criterion = b.criterion AND o.blocks = o.blocks_total
 )
 SELECT
     'overlap and sparsity contradict each other' AS problem,
     pair_a AS pair_id, pair_b, criterion, tensor_key, shared, changed_a, changed_b, numel,
-    o1_density_a, o2_density_b
+    o1_density_a, o2_density_b, shared_in_overlaps
 FROM both_sides
 WHERE abs(o1_density_a - o2_density_b) > 1e-9 * greatest(o1_density_a, o2_density_b)
     OR shared > least(changed_a, changed_b)
-    OR shared < changed_a + changed_b - numel;
+    OR shared < changed_a + changed_b - numel
+    OR shared <> shared_in_overlaps;

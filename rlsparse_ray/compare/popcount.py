@@ -57,10 +57,10 @@ def _count(masks: Any, wanted: Any, shared: Any, squares: Any) -> None:
     blocks, count, words = masks.shape
     for b in range(blocks):
         for i in range(count):
+            x = masks[b, i]
             for j in range(count):
                 if not wanted[i, j]:
                     continue
-                x = masks[b, i]
                 y = masks[b, j]
                 total = np.uint64(0)
                 for w in range(words):

@@ -90,13 +90,20 @@ def read_runs(root: Path) -> list[dict[str, Any]]:
 
 
 def write_corpus(root: Path, runs: Iterable[Run]) -> Path:
-    """Write root/corpus.yaml: one pair for each run, with paths relative to the file."""
-    rewards = {record["run"]["name"]: record for record in read_runs(root)}
-    corpus = {
+    """Write root/corpus.yaml: one pair a run, and a trajectory for a run with checkpoints.
+
+    Paths are relative to the file.
+    """
+    runs = list(runs)
+    records = {record["run"]["name"]: record for record in read_runs(root)}
+    corpus: dict[str, Any] = {
         "version": 1,
         "settings": {"criteria": ["exact", "abs:1e-5"]},
-        "pairs": [_pair(run, rewards[run.name]) for run in runs],
+        "pairs": [_pair(run, records[run.name]) for run in runs],
     }
+    with_checkpoints = [run for run in runs if records[run.name].get("checkpoints")]
+    if with_checkpoints:
+        corpus["trajectories"] = [_trajectory(run, records[run.name]) for run in with_checkpoints]
     path = root / "corpus.yaml"
     path.write_text(yaml.safe_dump(corpus, sort_keys=False))
     return path
@@ -107,6 +114,30 @@ def _pair(run: Run, record: dict[str, Any]) -> dict[str, Any]:
         "name": run.name,
         "base": f"./models/{run.base}",
         "tuned": f"./models/{run.name}",
+        **_labels(run, record),
+        "steps": run.steps,
+    }
+
+
+def _trajectory(run: Run, record: dict[str, Any]) -> dict[str, Any]:
+    """The base, the checkpoints on the way, and the tuned model itself as the last one."""
+    steps = {name: int(name.rpartition("-")[2]) for name in record["checkpoints"]}
+    saved = [
+        {"model": f"./models/{run.name}/{name}", "step": step}
+        for name, step in steps.items()
+        if step < run.steps
+    ]
+    start = {"model": f"./models/{run.base}", "step": 0}
+    end = {"model": f"./models/{run.name}", "step": run.steps}
+    return {
+        "name": run.name,
+        "checkpoints": [start, *saved, end],
+        **_labels(run, record),
+    }
+
+
+def _labels(run: Run, record: dict[str, Any]) -> dict[str, Any]:
+    return {
         "family": run.family,
         "algorithm": run.algorithm,
         "stage": run.stage,
@@ -115,7 +146,6 @@ def _pair(run: Run, record: dict[str, Any]) -> dict[str, Any]:
         "on_policy": run.on_policy,
         "kl": run.kl,
         "learning_rate": run.learning_rate,
-        "steps": run.steps,
         "labels": {key: f"{record[key]:.3f}" for key in ("reward_before", "reward_after")},
     }
 

@@ -10,6 +10,7 @@ from rlsparse_ray import console, sql
 from rlsparse_ray.cluster import extract
 from rlsparse_ray.corpus import load_corpus
 from rlsparse_ray.demo.models import make_models, read_runs
+from rlsparse_ray.entries import TrajectoryPair
 from rlsparse_ray.errors import RlsparseError
 from rlsparse_ray.plan import make_plan
 
@@ -20,6 +21,32 @@ _SHOWN: tuple[tuple[str, dict[str, str], tuple[str, ...]], ...] = (
         "overlap_matrix",
         {},
         ("name_a", "name_b", "numel", "shared", "o1", "o2", "lift_uniform", "lift_tensor"),
+    ),
+    (
+        "trajectory",
+        {},
+        (
+            "trajectory",
+            "step",
+            "sparsity_from_start",
+            "sparsity_consecutive",
+            "never_touched_share",
+            "touched_and_back_share",
+            "kept_share",
+        ),
+    ),
+    (
+        "temporal_locality",
+        {},
+        (
+            "trajectory",
+            "step",
+            "moved",
+            "moved_again",
+            "temporal_locality",
+            "density_of_touched_before",
+            "lift_uniform",
+        ),
     ),
 )
 """Queries that the demo shows, their parameters, and the columns shown (none: all but ids)."""
@@ -41,9 +68,10 @@ def run_demo(folder: Path, *, smollm: bool) -> None:
     if not outcome.ok:
         raise RlsparseError(f"pairs failed: {outcome.failed}")
     _print_rewards(folder, {pair.entry.name for pair in plan.pairs})
+    steps = {pair.entry.name for pair in plan.pairs if isinstance(pair.entry, TrajectoryPair)}
     with sql.connect(store) as con:
         for name, params, columns in _SHOWN:
-            answer = sql.run_query(con, name, params)
+            answer = _without(sql.run_query(con, name, params), steps)
             shown = columns or [c for c in answer.column_names if c != "pair_id"]
             console.print_table(
                 answer.select(list(shown)), f"{name}: {sql.queries()[name].summary}"
@@ -52,6 +80,13 @@ def run_demo(folder: Path, *, smollm: bool) -> None:
     console.out.print(f"corpus: {corpus}\nstore:  {store}\n{seconds:.0f} s; next, ask it yourself:")
     console.out.print(f"  rlsparse query --store {store}")
     console.out.print(f'  rlsparse sql "FROM pairs" --store {store}')
+
+
+def _without(answer: pa.Table, names: set[str]) -> pa.Table:
+    """The rows that are about none of the pairs `names`: a trajectory has many of them."""
+    columns = [answer[c].to_pylist() for c in answer.column_names if c.startswith("name")]
+    kept = [i for i, found in enumerate(zip(*columns, strict=True)) if names.isdisjoint(found)]
+    return answer.take(kept) if columns else answer
 
 
 def _models(folder: Path, smollm: bool) -> Path:

@@ -18,6 +18,8 @@ _ADAPTER = "adapter_model.safetensors"
 _ONE_VALUE_A_PARAMETER = frozenset({"fp8"})
 """Quantisation methods that keep one stored value a parameter, so that masks still make sense."""
 
+_SAMPLES, _SAMPLE_BYTES = 64, 4096
+
 _PACKED = (".qweight", ".qzeros", ".weight_packed", ".weight.absmax", ".SCB")
 
 _UNPACK = "compare the unquantised model, or dequantise it and save it as bf16 safetensors"
@@ -26,8 +28,9 @@ _UNPACK = "compare the unquantised model, or dequantise it and save it as bf16 s
 def open_local(folder: str | os.PathLike[str]) -> Checkpoint:
     """Open a folder of safetensors files, sharded or single, or one such file.
 
-    The revision is a fingerprint of file names, sizes, times, headers and config.json: a weight
-    that is overwritten in place with its time put back is not noticed.
+    The revision is a fingerprint of file names, sizes, times, inodes, headers, samples of the
+    content and config.json. So two models are never taken for one, even if an archive gave all
+    files one time; a copy of a model is taken for another.
 
     Raises:
         CheckpointError: naming the folder or file, what is wrong and the fix.
@@ -179,12 +182,22 @@ def _setting(config: dict[str, Any], key: str) -> Any:
 def _fingerprint(headers: list[tuple[FileRef, Header]], config_bytes: bytes | None) -> str:
     digest = hashlib.sha256()
     for file, header in sorted(headers, key=lambda item: Path(item[0].path).name):
-        name = Path(file.path).name
+        path = Path(file.path)
         # repr keeps the fields apart, so that no two folders give the same text
-        digest.update(repr((name, file.size, file.stamp, len(header.raw))).encode())
+        facts = (path.name, file.size, file.stamp, path.stat().st_ino, len(header.raw))
+        digest.update(repr(facts).encode())
         digest.update(header.raw)
+        digest.update(_samples(path, file.size))
     digest.update(repr(config_bytes).encode())
     return digest.hexdigest()[:16]
+
+
+def _samples(path: Path, size: int) -> bytes:
+    """Evenly spaced pieces of a file, 256 KiB at most: a file rewritten in place is noticed."""
+    step = max(_SAMPLE_BYTES, size // _SAMPLES)
+    with path.open("rb", buffering=0) as stream:
+        descriptor = stream.fileno()
+        return b"".join(os.pread(descriptor, _SAMPLE_BYTES, at) for at in range(0, size, step))
 
 
 def _read_optional(path: Path) -> bytes | None:

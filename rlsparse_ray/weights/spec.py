@@ -78,7 +78,7 @@ class Checkpoint:
 
     @property
     def identity(self) -> str:
-        """What the pair id rests on: a local folder keeps it when it is moved.
+        """What the pair id rests on: a local folder keeps it when it is renamed.
 
         >>> Checkpoint("/models/base", "0a1b", (), None).identity
         'local@0a1b'

@@ -48,9 +48,9 @@ def test_many_masks(masks):
     bits = np.random.default_rng(masks).random((masks, 1111)) < np.linspace(0, 1, 1111)
     counts = bits.sum(axis=0)
     planes = count_masks(packed(bits))
-    assert histogram(planes, masks, 1111).tolist() == np.bincount(
-        counts, minlength=masks + 1
-    ).tolist()
+    assert (
+        histogram(planes, masks, 1111).tolist() == np.bincount(counts, minlength=masks + 1).tolist()
+    )
     assert np.array_equal(unpacked(at_least(planes, masks // 2), 1111), counts >= masks // 2)
 
 
@@ -71,9 +71,7 @@ def test_expectation_against_enumeration():
     rng = np.random.default_rng(3)
     numel = np.array([100, 1, 7, 0, 65_536])
     changed = np.array([rng.integers(0, n + 1, 6) for n in numel])
-    want = sum(
-        n * enumerated(c / n) for n, c in zip(numel.tolist(), changed, strict=True) if n
-    )
+    want = sum(n * enumerated(c / n) for n, c in zip(numel.tolist(), changed, strict=True) if n)
     found = expected_histogram(changed, numel)
     np.testing.assert_allclose(found, want, rtol=1e-12, atol=1e-9)
     assert found.sum() == pytest.approx(numel.sum())

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rlsparse_ray.demo import arithmetic, models, smollm
+from rlsparse_ray.corpus import load_corpus
+from rlsparse_ray.demo import arithmetic, models, smollm, trainers
 from rlsparse_ray.demo.runs import (
     RUN_FILE,
     Run,
@@ -140,7 +141,8 @@ def sha256_of_weights(folder: Path) -> str:
 def make_done(run: Run, base: Path, out: Path) -> None:
     with fresh_folder(out) as folder:
         rewards = {"reward_before": 0.4, "reward_after": 0.5}
-        write_json(folder / RUN_FILE, identity(run, base) | rewards)
+        checkpoints = {"checkpoints": trainers.checkpoint_names(run)}
+        write_json(folder / RUN_FILE, identity(run, base) | rewards | checkpoints)
 
 
 def test_a_run_is_done_only_for_the_same_fields_versions_and_base(tmp_path, monkeypatch):
@@ -237,6 +239,25 @@ def test_made_models_are_used_again_and_listed_in_the_corpus(tmp_path, monkeypat
     assert first["labels"] == {"reward_before": "0.400", "reward_after": "0.500"}
     assert first["learning_rate"] == TINY_RUNS[0].learning_rate
     assert [r["run"]["name"] for r in models.read_runs(tmp_path)] == [r.name for r in TINY_RUNS]
+
+
+def test_a_run_with_checkpoints_is_a_trajectory_too(tmp_path):
+    kept = [run for run in TINY_RUNS if run.save_every]
+    for run in TINY_RUNS:
+        make_done(run, BASES[run.base], tmp_path / "models" / run.name)
+    corpus = load_corpus(models.make_models(tmp_path, smollm=False, report=lambda _: None))
+    assert [trajectory.name for trajectory in corpus.trajectories] == [run.name for run in kept]
+    (run,), (trajectory,) = kept, corpus.trajectories
+    assert trajectory.steps() == (0, 12, 24, 36, 48, 60)
+    places = [
+        Path(c.model).relative_to(tmp_path / "models").as_posix() for c in trajectory.checkpoints
+    ]
+    middle = [f"{run.name}/{name}" for name in trainers.checkpoint_names(run)[:-1]]
+    assert places == [run.base, *middle, run.name]
+    pair = next(pair for pair in corpus.pairs if pair.name == run.name)
+    whole = next(e for e in corpus.entries() if e.name == f"{run.name}@0-60")
+    same = {"base", "tuned", "family", "algorithm", "seed", "dataset", "steps", "labels"}
+    assert pair.model_dump(include=same) == whole.model_dump(include=same)
 
 
 def test_a_failed_process_is_reported_with_the_end_of_its_log(tmp_path):

@@ -14,6 +14,7 @@ import pytest
 
 from rlsparse_ray import sql, tables
 from rlsparse_ray.blocks import BLOCK
+from tests.builders import overlap_directly
 
 ABS = [f"abs:1e-{i}" for i in range(8, 2, -1)]
 COUNTED = ["exact", *ABS, "rel:1e-3"]
@@ -308,6 +309,8 @@ def store(tmp_path_factory: Any) -> Store:
     for pair in [*superseded, *current]:
         _write(place, pair)
     (place / "store.json").write_text(json.dumps({"format": "rlsparse_ray", "schema_version": 1}))
+    for criterion in ("exact", "abs:1e-5"):
+        overlap_directly(place, criterion)
     _leave_uncommitted(place, current[0])
     return Store(place, current)
 

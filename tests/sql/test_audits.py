@@ -9,6 +9,7 @@ from rlsparse_ray import sql
 
 SEED0 = "pair_id=grpo-seed0-0"
 EXACT = f"masks/{SEED0}/criterion=exact/part-00000.parquet"
+OVERLAPS = "overlaps/pair_b=grpo-seed0-0/overlaps.parquet"
 Rows = list[dict[str, Any]]
 
 
@@ -112,7 +113,7 @@ DAMAGES = {
     "duplicate_keys": [
         (part(table), twice(0)) for table in ("tensors", "counts", "strata", "margins", "steps")
     ]
-    + [(EXACT, twice(0)), (f"pairs/{SEED0}/pairs.parquet", twice(0))],
+    + [(EXACT, twice(0)), (f"pairs/{SEED0}/pairs.parquet", twice(0)), (OVERLAPS, twice(0))],
     "tolerance_monotone": [
         (part("counts"), swapped("changed")),
         (part("counts"), grow(4, "changed", 69_993)),
@@ -141,6 +142,27 @@ DAMAGES = {
     "overlap_identity": [
         (part("counts"), grow(0, "changed", 1)),
         (EXACT, grow(0, "changed", 1)),
+        (OVERLAPS, grow(0, "shared", -1)),
+    ],
+    "overlaps_against_counts": [
+        (OVERLAPS, put(0, shared=10**9)),
+        (OVERLAPS, put(0, shared=-1)),
+        (OVERLAPS, grow(0, "changed_a", 1)),
+        (OVERLAPS, grow(0, "numel", 1)),
+        (OVERLAPS, put(0, blocks=2)),
+        (OVERLAPS, put(0, sample_fraction=None)),
+        (OVERLAPS, put(0, blocks_total=3, blocks=3)),
+        (OVERLAPS, put(0, shared_standard_error=0.5)),
+        (OVERLAPS, grow(0, "expected_tensor", 1)),
+        (OVERLAPS, put(0, tensor_key="odd [1]")),
+        (OVERLAPS, put(0, pair_a="grpo-seed1-0")),
+        (OVERLAPS, without(0)),
+        (part("counts"), grow(0, "changed", 1)),
+    ],
+    "density_not_sparsity": [
+        (f"pairs/{SEED0}/pairs.parquet", put(0, reported_sparsity=0.1)),
+        (f"pairs/{SEED0}/pairs.parquet", put(0, reported_sparsity=70.0)),
+        (f"pairs/{SEED0}/pairs.parquet", put(0, reported_sparsity=-0.1)),
     ],
     "unlisted_files": [
         (f"pairs/{SEED0}/pairs.parquet", lambda rows: put(0, parts=rows[0]["parts"][:-1])(rows)),

@@ -183,6 +183,55 @@ def matrix(store: Store, criterion="exact"):
             yield names | total(a, b, criterion)
 
 
+def population(store: Store, criterion="exact", pair="*"):
+    pairs = sorted((p for p in store.pairs if criterion in p.criteria), key=lambda p: p.pair_id)
+    for a, b in itertools.combinations(pairs, 2):
+        matched = a.compared.keys() & b.compared.keys()
+        if not matched or pair not in ("*", a.name, b.name, a.pair_id, b.pair_id):
+            continue
+        facts = total(a, b, criterion)
+        for name in ("same_base", "tensors_unmatched", "numel_unmatched"):
+            facts.pop(name)
+        each = [(a.compared[k], b.compared[k]) for k in matched]
+        strata = [by_strata(s, t, criterion) for s, t in each]
+        bits = [shared_bits(s, t, criterion) for s, t in each]
+        covered = [n for n, e in zip(bits, strata, strict=True) if e is not None]
+        expected = sum(e for e in strata if e) if covered else None
+        margins = sum(by_margins(s, t, criterion) for s, t in each)
+        yield facts | {
+            "name_a": a.name,
+            "name_b": b.name,
+            "tensors": len(matched),
+            "sample_fraction": 1.0,
+            "standard_error": 0.0,
+            "expected_margins": margins,
+            "lift_margins": facts["shared"] / margins,
+            "lift_magnitude": ratio(sum(covered), expected),
+            "all_magnitude": all(e is not None for e in strata),
+        }
+
+
+def by_strata(x: Tensor, y: Tensor, criterion):
+    """None where the bases differ, by their hashes or by their exponents."""
+    if x.numel == 0:
+        return 0.0
+    if x.base_xxh3 != y.base_xxh3 or sorted(x.exponent) != sorted(y.exponent):
+        return None
+    inside = [(x.exponent == e, y.exponent == e) for e in set(x.exponent.tolist())]
+    return sum(x.mask(criterion)[i].sum() * y.mask(criterion)[j].sum() / i.sum() for i, j in inside)
+
+
+def by_margins(x: Tensor, y: Tensor, criterion):
+    p, q = (t.mask(criterion).astype(float) for t in (x, y))
+    if not p.sum() * q.sum():
+        return 0.0
+    if len(x.shape) < 2:
+        return p.sum() * q.sum() / x.numel
+    p, q = (m.reshape(-1, x.shape[-1]) for m in (p, q))
+    rows = (p.sum(axis=1) * q.sum(axis=1)).sum()
+    return rows * (p.sum(axis=0) * q.sum(axis=0)).sum() / (p.sum() * q.sum())
+
+
 def norms(store: Store, criterion="exact", pair="*"):
     for p in store.pairs:
         rest = [t for t in p.compared.values() if t.kind != "norm"]
@@ -265,6 +314,7 @@ CASES = {
         ],
     ),
     "overlap_matrix": (matrix, [{}, {"criterion": "abs:1e-5"}]),
+    "population_overlap": (population, [{}, {"criterion": "abs:1e-5"}, {"pair": "dpo"}]),
     "norms_untouched": (norms, [{}, {"pair": "dpo", "criterion": "abs:1e-4"}]),
     "storage": (storage, [{}]),
     "step_sizes": (step_sizes, [{}, {"pair": "grpo-seed1"}]),

@@ -210,14 +210,42 @@ def test_quantised_by_names(tmp_path, name):
     refused(single(tmp_path / "m", name), f"tensor {name}: packed quantised", "dequantise it")
 
 
-def test_revision_follows_the_content_and_not_the_place(tmp_path):
+def test_a_moved_model_is_the_same_and_a_copy_is_another(tmp_path):
     folder = single(tmp_path / "m", config={})
     first = open_local(folder)
-    shutil.copytree(folder, tmp_path / "copy")
-    moved = open_local(tmp_path / "copy")
+    moved = open_local(folder.rename(tmp_path / "moved"))
     assert moved.identity == first.identity
     assert moved.source != first.source
+    shutil.copytree(tmp_path / "moved", tmp_path / "copy")
+    assert open_local(tmp_path / "copy").identity != first.identity
 
+
+def test_models_of_one_shape_and_time_are_not_taken_for_one(tmp_path):
+    seen = set()
+    for name in ("a", "b"):
+        folder = single(tmp_path / name, config={})
+        os.utime(folder / "model.safetensors", ns=(1, 1))
+        seen.add(open_local(folder).identity)
+    assert len(seen) == 2
+
+
+def test_a_file_rewritten_in_place_within_one_tick_is_noticed(tmp_path):
+    folder = single(tmp_path / "m", config={})
+    file = folder / "model.safetensors"
+    os.utime(file, ns=(1, 1))
+    first = open_local(folder)
+    with file.open("r+b") as stream:
+        stream.seek(-1, os.SEEK_END)
+        last = stream.read(1)[0]
+        stream.seek(-1, os.SEEK_END)
+        stream.write(bytes([last ^ 1]))
+    os.utime(file, ns=(1, 1))
+    assert open_local(folder).identity != first.identity
+
+
+def test_revision_follows_everything_that_is_read(tmp_path):
+    folder = single(tmp_path / "m", config={})
+    first = open_local(folder)
     file = folder / "model.safetensors"
     stamp = file.stat().st_mtime_ns
     os.utime(file, ns=(stamp, stamp + 1))

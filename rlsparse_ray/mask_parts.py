@@ -1,0 +1,165 @@
+"""Reading masks back: where the blocks of a tensor lie, and a stream over them."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rlsparse_ray.blocks import BLOCK
+from rlsparse_ray.errors import StoreError
+from rlsparse_ray.masks import ROW_GROUP
+
+BATCH = 64
+"""Blocks decompressed at a time: 512 KiB of bits a mask."""
+
+_BLOCK_BYTES = BLOCK // 8
+_BUFFER = 256 << 10
+_COLUMNS = ["block", "numel", "changed", "bits"]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Rows of a part that hold neighbouring blocks of one tensor."""
+
+    part: str
+    row: int
+    tensor_key: str
+    first: int
+    blocks: int
+
+
+def runs_of(root: Path, part: str) -> tuple[list[Run], list[int]]:
+    """The runs of a part, in its order, and the row with which each row group begins.
+
+    Raises:
+        StoreError: the part is gone, damaged or not in order.
+    """
+    with _damage(root, part), pq.ParquetFile(root / part) as file:
+        groups = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
+        table = file.read(["tensor_key", "block"], use_threads=False)
+    starts = np.cumsum([0, *groups])[:-1].tolist()
+    if not table.num_rows:
+        return [], starts
+    keys = table["tensor_key"].combine_chunks()
+    names, codes = keys.dictionary.to_pylist(), keys.indices.to_numpy()
+    blocks = table["block"].to_numpy()
+    cuts = [0, *(np.flatnonzero(np.diff(codes)) + 1).tolist(), len(codes)]
+    found = []
+    for start, stop in pairwise(cuts):
+        if not (np.diff(blocks[start:stop]) == 1).all():
+            raise StoreError(f"{root}/{part}: blocks not in order: run rlsparse verify")
+        key = names[codes[start]]
+        found.append(Run(part, start, key, int(blocks[start]), stop - start))
+    return found, starts
+
+
+class MaskStream:
+    """The blocks of one mask, tensor after tensor. Reads on as long as rows follow each other."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._part = ""
+        self._at = 0
+        self._batch: pa.RecordBatch | None = None
+        self._batches: Iterator[pa.RecordBatch] = iter(())
+
+    def fill(
+        self, runs: Sequence[Run], chosen: npt.NDArray[np.int64], out: npt.NDArray[np.uint8]
+    ) -> tuple[int, int]:
+        """Put the chosen blocks of a tensor (ascending) into out [blocks, 8,192 bytes].
+
+        Returns:
+            numel and changed of these blocks.
+
+        Raises:
+            StoreError: the runs do not hold one of them, or the part is damaged.
+        """
+        numel = changed = done = 0
+        for run in runs:
+            low, high = np.searchsorted(chosen, (run.first, run.first + run.blocks)).tolist()
+            while low < high:
+                if low != done:
+                    break
+                row = run.row + int(chosen[low]) - run.first
+                batch, start = self._batch_with(run.part, row)
+                # chosen blocks that this batch holds
+                last = run.first + start + batch.num_rows - run.row
+                stop = min(high, int(np.searchsorted(chosen, last)))
+                rows = chosen[low:stop] - run.first + run.row - start
+                place = f"{self.root}/{run.part}"
+                n, c = _copy(batch, rows, chosen[low:stop], out[low:stop], place)
+                numel, changed, low, done = numel + n, changed + c, stop, stop
+        if done < len(chosen):
+            key = runs[0].tensor_key if runs else "a tensor"
+            raise StoreError(
+                f"{self.root}: the mask of {key} lacks block {chosen[done]}: run rlsparse verify"
+            )
+        return numel, changed
+
+    def _batch_with(self, part: str, row: int) -> tuple[pa.RecordBatch, int]:
+        """The batch that holds a row, and its first row."""
+        with _damage(self.root, part):
+            if part != self._part or not 0 <= row - self._at <= ROW_GROUP:
+                self._open(part, row)
+            while self._batch is None or row >= self._at + self._batch.num_rows:
+                self._at += self._batch.num_rows if self._batch is not None else 0
+                self._batch = next(self._batches)
+        return self._batch, self._at
+
+    def _open(self, part: str, row: int) -> None:
+        file = pq.ParquetFile(self.root / part, pre_buffer=False, buffer_size=_BUFFER)
+        counts = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
+        starts = np.cumsum([0, *counts])
+        group = int(np.searchsorted(starts, row, side="right")) - 1
+        self._part, self._at, self._batch = part, int(starts[group]), None
+        self._batches = file.iter_batches(
+            BATCH, row_groups=range(group, len(counts)), columns=_COLUMNS, use_threads=False
+        )
+
+
+def _copy(
+    batch: pa.RecordBatch,
+    rows: npt.NDArray[np.int64],
+    blocks: npt.NDArray[np.int64],
+    out: npt.NDArray[np.uint8],
+    place: str,
+) -> tuple[int, int]:
+    numbers, numel, changed = (batch.column(k).to_numpy()[rows] for k in range(3))
+    offsets, data = _blobs(batch.column(3))
+    sizes = offsets[rows + 1] - offsets[rows]
+    if not (np.array_equal(numbers, blocks) and np.array_equal(sizes, -(-numel // 8))):
+        raise StoreError(f"{place}: a block is missing or of a wrong length: run rlsparse verify")
+    together = rows[-1] - rows[0] + 1 == len(rows)
+    if together and (sizes == _BLOCK_BYTES).all():
+        out[:] = data[offsets[rows[0]] : offsets[rows[-1] + 1]].reshape(-1, _BLOCK_BYTES)
+    else:
+        for k, row in enumerate(rows.tolist()):
+            out[k, : sizes[k]] = data[offsets[row] : offsets[row + 1]]
+            out[k, sizes[k] :] = 0
+    return int(numel.sum()), int(changed.sum())
+
+
+def _blobs(bits: pa.BinaryArray) -> tuple[Any, Any]:
+    _, ends, data = bits.buffers()
+    offsets = np.frombuffer(ends, np.int32)[bits.offset : bits.offset + len(bits) + 1]
+    return offsets.astype(np.int64), np.frombuffer(data or b"", np.uint8)
+
+
+class _damage:  # noqa: N801 (reads as a statement)
+    """What Arrow and the file system say about a part, as a StoreError."""
+
+    def __init__(self, root: Path, part: str) -> None:
+        self.place = f"{root}/{part}"
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, pa.ArrowException | OSError | StopIteration):
+            raise StoreError(f"{self.place}: {error}: run rlsparse verify") from error
