@@ -14,10 +14,11 @@ Then three rounds of these one after the other, everything warm in the page cach
   overlap  `rlsparse_ray.cluster.overlaps` from the plan to the files in the store, on a Ray that
            runs already and whose workers have done one pass (its start is timed apart)
 
-The pass is held against the slower of the two limits. Then the same pass for 8, 16,
-32, ... N masks, counting every block and a sample of 5 % of them (best of 2). A pair-parameter is one parameter
-looked at in two masks. Memory is the largest VmHWM of a Ray worker over all passes, which counts
-shared libraries too. Some overlaps are compared with numpy's.
+The pass is held against the slower of the two limits, though it does the work of both on the same
+cores. Then the same pass for 8, 16, 32, ... N masks, counting every block and a sample of 5 % of
+them, each the best of 2. A pair-parameter is one parameter looked at in two masks. Memory is the
+largest VmHWM of a Ray worker over all passes, which counts shared libraries too. Some overlaps are
+compared with numpy's.
 """
 
 import argparse
@@ -43,7 +44,7 @@ from rlsparse_ray.blocks import BLOCK
 from rlsparse_ray.cluster import overlaps, ray_session
 from rlsparse_ray.compare.popcount import shared_bits
 from rlsparse_ray.masks import MaskWriter
-from rlsparse_ray.overlap_plan import OverlapPlan, plan_overlaps
+from rlsparse_ray.population.overlap_plan import OverlapPlan, plan_overlaps
 from rlsparse_ray.sql import connect, run_sql
 from rlsparse_ray.store import SMALL_TABLES, Part, Store, mask_path
 

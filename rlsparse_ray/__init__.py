@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from rlsparse_ray.checks import verify
     from rlsparse_ray.cluster import extract
     from rlsparse_ray.corpus import load_corpus
     from rlsparse_ray.plan import make_plan
     from rlsparse_ray.sql import connect, run_query, run_sql
-    from rlsparse_ray.verify import verify
 
 __all__ = [
     "connect",
@@ -34,12 +34,15 @@ __all__ = [
 
 _HOMES = {
     "connect": "sql",
+    "consensus": "population.consensus",
     "extract": "cluster",
     "load_corpus": "corpus",
     "make_plan": "plan",
+    "make_overlap_plan": "population.overlap_plan",
+    "overlaps": "cluster",
     "run_query": "sql",
     "run_sql": "sql",
-    "verify": "verify",
+    "verify": "checks",
 }
 
 

@@ -203,7 +203,7 @@ def consensus(
 
     Example: `rlsparse consensus --store ./store --where "kl = 0" --keep all --name core`
     """
-    from rlsparse_ray.consensus import consensus as find
+    from rlsparse_ray.population.consensus import consensus as find
 
     found = find(store, where, criterion, keep=keep, name=name)
     console.show(found.histogram, Format.json if json else form)
@@ -233,7 +233,7 @@ def overlap(
     """
     from rlsparse_ray import sql
     from rlsparse_ray.cluster import Resources, overlaps
-    from rlsparse_ray.overlap_plan import plan_overlaps
+    from rlsparse_ray.population.overlap_plan import plan_overlaps
 
     try:
         made = plan_overlaps(store, criterion, sample)
@@ -285,8 +285,8 @@ def verify(store: StorePath, json: Json = False) -> None:
     Example: `rlsparse verify --store ./store`
     """
     from rlsparse_ray import sql
+    from rlsparse_ray.checks import verify as check
     from rlsparse_ray.store import Store
-    from rlsparse_ray.verify import verify as check
 
     known = Store.open(store)
     total = sum(known.files.size(path) or 0 for path in known.files.list("."))

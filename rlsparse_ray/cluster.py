@@ -17,13 +17,13 @@ from ray.exceptions import RayError, RayTaskError
 
 from rlsparse_ray.commit import commit_pair, relabel_pair
 from rlsparse_ray.errors import RlsparseError
-from rlsparse_ray.extract import SliceReport, extract_slice
 from rlsparse_ray.files import store_errors
-from rlsparse_ray.overlap import overlap_unit
-from rlsparse_ray.overlap_commit import Commit, commit_overlaps, commits
-from rlsparse_ray.overlap_plan import OverlapPlan, begin
-from rlsparse_ray.overlap_units import Unit, unit_key
 from rlsparse_ray.plan import Plan, PlannedPair, Slice
+from rlsparse_ray.population.overlap import overlap_unit
+from rlsparse_ray.population.overlap_commit import Commit, commit_overlaps, commits
+from rlsparse_ray.population.overlap_plan import OverlapPlan, begin
+from rlsparse_ray.population.overlap_units import Unit, unit_key
+from rlsparse_ray.slices import SliceReport, extract_slice
 from rlsparse_ray.store import Store
 
 MAX_RETRIES = 3

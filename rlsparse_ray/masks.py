@@ -30,8 +30,8 @@ class MaskWriter:
             compression_level=1,
             use_dictionary=["tensor_key"],
             write_statistics=["tensor_key", "block", "changed"],
-            # pages of 1 MiB: else a page is a row group, and each mask being read holds 12 MiB
-            write_batch_size=128,
+            # pages of 2 MiB: else a page is a row group, and each mask being read holds 12 MiB
+            write_batch_size=256,
         )
         self._bits = np.empty(ROW_GROUP * _BLOCK_BYTES, np.uint8)
         self._ends: list[int] = [0]
@@ -51,15 +51,21 @@ class MaskWriter:
         bits: npt.NDArray[np.uint8],
     ) -> None:
         """Add the blocks of one window: changed [blocks], bits [ceil(numel / 8)] uint8."""
-        for k in range(blocks_of(numel)):
-            size = min(BLOCK, numel - k * BLOCK)
-            used = -(-size // 8)
+        block = 0
+        while block < blocks_of(numel):
+            # only the last block of a tensor is short, so the others are copied in one go
+            taken = min(blocks_of(numel) - block, ROW_GROUP + 1 - len(self._ends))
+            part = bits[block * _BLOCK_BYTES : (block + taken) * _BLOCK_BYTES]
             at = self._ends[-1]
-            self._bits[at : at + used] = bits[k * _BLOCK_BYTES : k * _BLOCK_BYTES + used]
-            self._ends.append(at + used)
-            row = (tensor_key, first_block + k, size, int(changed[k]))
-            for column, value in zip(self._columns.values(), row, strict=True):
-                column.append(value)
+            self._bits[at : at + part.size] = part
+            ends = range(at + _BLOCK_BYTES, at + taken * _BLOCK_BYTES, _BLOCK_BYTES)
+            self._ends += [*ends, at + part.size]
+            sizes = [BLOCK] * (taken - 1)
+            self._columns["tensor_key"] += [tensor_key] * taken
+            self._columns["block"] += range(first_block + block, first_block + block + taken)
+            self._columns["numel"] += [*sizes, min(BLOCK, numel - (block + taken - 1) * BLOCK)]
+            self._columns["changed"] += changed[block : block + taken].tolist()
+            block += taken
             if len(self._ends) > ROW_GROUP:
                 self._flush()
 

@@ -14,11 +14,11 @@ from safetensors.numpy import save_file
 
 from rlsparse_ray.commit import commit_pair
 from rlsparse_ray.corpus import load_corpus
-from rlsparse_ray.extract import SliceReport, extract_slice
-from rlsparse_ray.overlap import overlap_unit
-from rlsparse_ray.overlap_commit import commit_overlaps, commits
-from rlsparse_ray.overlap_plan import OverlapPlan, begin, plan_overlaps
 from rlsparse_ray.plan import Plan, make_plan
+from rlsparse_ray.population.overlap import overlap_unit
+from rlsparse_ray.population.overlap_commit import commit_overlaps, commits
+from rlsparse_ray.population.overlap_plan import OverlapPlan, begin, plan_overlaps
+from rlsparse_ray.slices import SliceReport, extract_slice
 from rlsparse_ray.store import Store
 
 BF16 = ml_dtypes.bfloat16

@@ -7,9 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 from rlsparse_ray.plan import Plan
 from tests.builders import extract_directly, small_corpus
+
+# with busy cores two torch threads are up to five times slower than one
+torch.set_num_threads(1)
 
 
 @dataclass(frozen=True)

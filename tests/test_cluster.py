@@ -12,10 +12,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from rlsparse_ray.checks import verify
 from rlsparse_ray.cluster import extract
 from rlsparse_ray.errors import RlsparseError
 from rlsparse_ray.store import Store
-from rlsparse_ray.verify import verify
 from tests.builders import (
     assert_same_store,
     contents,

@@ -16,15 +16,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from rlsparse_ray import overlap_units, sql
+from rlsparse_ray.checks import verify
 from rlsparse_ray.cluster import overlaps
 from rlsparse_ray.errors import StoreError
 from rlsparse_ray.masks import MaskWriter
-from rlsparse_ray.overlap import overlap_unit
-from rlsparse_ray.overlap_commit import commit_overlaps, commits
-from rlsparse_ray.overlap_plan import begin, plan_overlaps
-from rlsparse_ray.overlap_units import CountUnit, tiles
+from rlsparse_ray.population.overlap import overlap_unit
+from rlsparse_ray.population.overlap_commit import commit_overlaps, commits
+from rlsparse_ray.population.overlap_plan import begin, plan_overlaps
+from rlsparse_ray.population.overlap_units import CountUnit, tiles
 from rlsparse_ray.store import Store
-from rlsparse_ray.verify import verify
 from tests.builders import (
     extract_directly,
     overlap_directly,
@@ -151,7 +151,7 @@ def test_however_it_is_cut_into_units(copy, monkeypatch):
     plan = overlap_directly(whole)
     for name, value in (("UNIT_BYTES", 1), ("MAX_ROWS", 1), ("MARGIN_BYTES", 1)):
         monkeypatch.setattr(overlap_units, name, value)
-    monkeypatch.setattr("rlsparse_ray.overlap.BATCH", 2)
+    monkeypatch.setattr("rlsparse_ray.population.overlap.BATCH", 2)
     cut = overlap_directly(copy("cut"))
     assert len(cut.units) > 4 * len(plan.units)
     assert files(copy("cut2")) == {}
@@ -171,7 +171,9 @@ def test_tiles_hold_every_pair_once():
 def test_tiles_give_the_same_files(copy, monkeypatch):
     whole, tiled = copy("whole"), copy("tiled")
     overlap_directly(whole)
-    monkeypatch.setattr("rlsparse_ray.overlap_plan.tiles", lambda wanted: tiles(wanted, limit=4))
+    monkeypatch.setattr(
+        "rlsparse_ray.population.overlap_plan.tiles", lambda wanted: tiles(wanted, limit=4)
+    )
     overlap_directly(tiled)
     assert files(whole) == files(tiled)
 
@@ -332,7 +334,7 @@ def test_row_groups_and_short_blocks(tmp_path):
             bits[pair, key] = raw
         writer.close()
         (tmp_path / "part").rename(tmp_path / f"{pair}.parquet")
-    from rlsparse_ray.mask_parts import MaskStream, runs_of
+    from rlsparse_ray.population.mask_parts import MaskStream, runs_of
 
     for pair in Store.open(store_path).committed():
         runs, starts = runs_of(tmp_path, f"{pair}.parquet")

@@ -10,12 +10,12 @@ import pytest
 import yaml
 
 from rlsparse_ray import sql, tables
+from rlsparse_ray.checks import verify
 from rlsparse_ray.cluster import extract
 from rlsparse_ray.commit import commit_pair, relabel_pair
 from rlsparse_ray.errors import StoreError
 from rlsparse_ray.files import LocalFiles
 from rlsparse_ray.store import SMALL_TABLES, Store
-from rlsparse_ray.verify import verify
 from tests.builders import (
     assert_same_store,
     commit_all,

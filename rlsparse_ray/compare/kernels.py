@@ -136,7 +136,7 @@ def _sum_squares(size: Any, lanes: Any) -> float:
 @jit
 def _flag(kind: int, tolerance: Any, size: Any, scale: Any, flags: Any) -> int:
     """Which entries hold under a criterion; returns how many."""
-    count = 0
+    count = np.uint32(0)
     if kind == 2:
         for j in range(size.size):
             flags[j] = size[j] > tolerance * scale[j]

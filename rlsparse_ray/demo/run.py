@@ -18,9 +18,19 @@ _SHOWN: tuple[tuple[str, dict[str, str], tuple[str, ...]], ...] = (
     ("sparsity_by_pair", {}, ("name", "algorithm", "numel", "changed", "density", "sparsity")),
     ("sparsity_by_pair_and_kind", {}, ()),
     (
-        "overlap_matrix",
+        "overlap_lifts",
         {},
-        ("name_a", "name_b", "numel", "shared", "o1", "o2", "lift_uniform", "lift_tensor"),
+        (
+            "name_a",
+            "name_b",
+            "o1",
+            "o2",
+            "lift_uniform",
+            "lift_tensor",
+            "lift_margins",
+            "lift_magnitude",
+            "standard_error_magnitude",
+        ),
     ),
     (
         "trajectory",

@@ -13,10 +13,10 @@ import pytest
 from scipy import stats
 
 from rlsparse_ray import sql
-from rlsparse_ray.consensus import consensus
-from rlsparse_ray.overlap import overlap_unit
-from rlsparse_ray.overlap_commit import commit_overlaps, commits
-from rlsparse_ray.overlap_plan import begin, plan_overlaps
+from rlsparse_ray.population.consensus import consensus
+from rlsparse_ray.population.overlap import overlap_unit
+from rlsparse_ray.population.overlap_commit import commit_overlaps, commits
+from rlsparse_ray.population.overlap_plan import begin, plan_overlaps
 from rlsparse_ray.store import Store as Store_
 from tests.sql.conftest import Pair, Store, Tensor, _row, _write
 from tests.sql.test_queries import measured

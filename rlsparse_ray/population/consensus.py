@@ -22,10 +22,10 @@ from rlsparse_ray.compare.consensus import Words, at_least, count_masks, histogr
 from rlsparse_ray.compare.criteria import parse_criterion
 from rlsparse_ray.errors import QueryError, StoreError
 from rlsparse_ray.files import store_errors
-from rlsparse_ray.groups import Group, expected_of, group_of
-from rlsparse_ray.mask_parts import MaskStream
-from rlsparse_ray.named_masks import NamedMask, NamedMaskWriter
-from rlsparse_ray.overlap_units import PartIndex
+from rlsparse_ray.population.groups import Group, expected_of, group_of
+from rlsparse_ray.population.mask_parts import MaskStream
+from rlsparse_ray.population.named_masks import NamedMask, NamedMaskWriter
+from rlsparse_ray.population.overlap_units import PartIndex
 from rlsparse_ray.sql import connect
 from rlsparse_ray.store import Store
 

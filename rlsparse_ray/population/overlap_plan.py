@@ -15,7 +15,15 @@ import pyarrow.parquet as pq
 from rlsparse_ray.compare.criteria import parse_criterion
 from rlsparse_ray.errors import StoreError
 from rlsparse_ray.files import store_errors
-from rlsparse_ray.overlap_units import Pair, PartIndex, TensorFacts, Unit, cut, staging_of, tiles
+from rlsparse_ray.population.overlap_units import (
+    Pair,
+    PartIndex,
+    TensorFacts,
+    Unit,
+    cut,
+    staging_of,
+    tiles,
+)
 from rlsparse_ray.store import Store, table_path
 from rlsparse_ray.tables import check_file
 

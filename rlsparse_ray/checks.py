@@ -8,7 +8,7 @@ from typing import Any
 import duckdb
 
 from rlsparse_ray.errors import QueryError, StoreError
-from rlsparse_ray.named_masks import named_mask_row, named_masks
+from rlsparse_ray.population.named_masks import named_mask_row, named_masks
 from rlsparse_ray.sql import connect, run_audits
 from rlsparse_ray.store import Store, xxh3_of
 

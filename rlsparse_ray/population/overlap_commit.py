@@ -15,14 +15,14 @@ from rlsparse_ray.blocks import blocks_of
 from rlsparse_ray.compare.sample import sample_size, standard_error
 from rlsparse_ray.errors import StoreError
 from rlsparse_ray.files import store_errors
-from rlsparse_ray.overlap import COUNTED, EXPECTED
-from rlsparse_ray.overlap_plan import (
+from rlsparse_ray.population.overlap import COUNTED, EXPECTED
+from rlsparse_ray.population.overlap_plan import (
     OverlapPlan,
     compared_tensors,
     kept_overlaps,
     overlap_path,
 )
-from rlsparse_ray.overlap_units import TensorFacts, staging_of, unit_key
+from rlsparse_ray.population.overlap_units import TensorFacts, staging_of, unit_key
 from rlsparse_ray.store import Store, write_parquet
 
 

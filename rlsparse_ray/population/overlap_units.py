@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rlsparse_ray.blocks import BLOCK, blocks_of
-from rlsparse_ray.mask_parts import Run, runs_of
+from rlsparse_ray.population.mask_parts import Run, runs_of
 from rlsparse_ray.store import Store
 from rlsparse_ray.tables import SCHEMA_VERSION
 

@@ -28,9 +28,9 @@ from rlsparse_ray.compare.popcount import shared_bits
 from rlsparse_ray.compare.sample import sampled_blocks
 from rlsparse_ray.errors import StoreError
 from rlsparse_ray.files import store_errors
-from rlsparse_ray.mask_parts import BATCH, MaskStream
-from rlsparse_ray.overlap_plan import read_small
-from rlsparse_ray.overlap_units import (
+from rlsparse_ray.population.mask_parts import BATCH, MaskStream
+from rlsparse_ray.population.overlap_plan import read_small
+from rlsparse_ray.population.overlap_units import (
     CountUnit,
     ExpectUnit,
     Span,
