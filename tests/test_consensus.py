@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from rlsparse_ray import consensus as module
 from rlsparse_ray import sql, tables
 from rlsparse_ray.blocks import BLOCK, blocks_of
 from rlsparse_ray.checks import verify
 from rlsparse_ray.compare import consensus as kernel
 from rlsparse_ray.errors import QueryError, StoreError
+from rlsparse_ray.population import consensus as module
 from rlsparse_ray.population.consensus import consensus
 from rlsparse_ray.store import Store
 from tests.builders import (

@@ -15,11 +15,12 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from rlsparse_ray import overlap_units, sql
+from rlsparse_ray import sql
 from rlsparse_ray.checks import verify
 from rlsparse_ray.cluster import overlaps
 from rlsparse_ray.errors import StoreError
 from rlsparse_ray.masks import MaskWriter
+from rlsparse_ray.population import overlap_units
 from rlsparse_ray.population.overlap import overlap_unit
 from rlsparse_ray.population.overlap_commit import commit_overlaps, commits
 from rlsparse_ray.population.overlap_plan import begin, plan_overlaps
@@ -286,7 +287,7 @@ def test_a_killed_run_is_run_again(copy, monkeypatch, local_ray):
     store, undisturbed = copy("a"), copy("b")
     overlap_directly(undisturbed)
     code = (
-        "import sys; from rlsparse_ray import overlap_units; overlap_units.UNIT_BYTES = 1\n"
+        "import sys; from rlsparse_ray.population import overlap_units; overlap_units.UNIT_BYTES = 1\n"
         "from rlsparse_ray.cli import main; main()"
     )
     process = subprocess.Popen(

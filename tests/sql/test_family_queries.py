@@ -369,7 +369,7 @@ def permutation(zoo, label="algorithm", measure="lift_magnitude", criterion="exa
 
 TINY = {"family": "tiny"}
 CASES = {
-    "family_sparsity": (families, [{}, {"criterion": "abs:1e-5"}]),
+    "sparsity_by_family": (families, [{}, {"criterion": "abs:1e-5"}]),
     "layer_profile": (layers, [{}, TINY | {"criterion": "abs:1e-6"}]),
     "module_profile": (modules, [{}, {"family": "two"}]),
     "outliers": (
@@ -411,7 +411,7 @@ def test_query_agrees_with_the_oracle(zoo, zoo_con, name, params):
 
 
 def test_pairs_within_a_trajectory_are_no_runs(zoo_con):
-    prime = [r for r in rows(zoo_con, "family_sparsity") if r["algorithm"] == "PRIME"]
+    prime = [r for r in rows(zoo_con, "sparsity_by_family") if r["algorithm"] == "PRIME"]
     assert [r["pairs"] for r in prime] == [1]
     names = {r["name"] for r in rows(zoo_con, "outliers") if r["level"] == "run"}
     assert {n for n in names if n.startswith("traj")} == {"traj-0-20"}
@@ -421,7 +421,7 @@ def test_bootstrap_interval_covers_like_that_of_scipy(zoo, zoo_con):
     grpo = [p for p in zoo.pairs if (p.row["family"], p.row["algorithm"]) == ("tiny", "GRPO")]
     found = next(
         r
-        for r in rows(zoo_con, "family_sparsity")
+        for r in rows(zoo_con, "sparsity_by_family")
         if (r["family"], r["algorithm"]) == ("tiny", "GRPO")
     )
     values = [sparsity_of(p) for p in grpo]

@@ -81,22 +81,6 @@ def by_pair_and_kind(store: Store, criterion="exact"):
         yield row
 
 
-def by_family(store: Store, criterion="exact"):
-    for group in {(p.row["family"], p.row["algorithm"]) for p in store.pairs}:
-        pairs = [p for p in store.pairs if (p.row["family"], p.row["algorithm"]) == group]
-        each = [measured(p.compared.values(), criterion)["sparsity"] for p in pairs]
-        yield {
-            "family": group[0],
-            "algorithm": group[1],
-            "pairs": len(pairs),
-            **measured([t for p in pairs for t in p.compared.values()], criterion),
-            "min_sparsity_of_a_pair": min(each),
-            "max_sparsity_of_a_pair": max(each),
-            "median_sparsity_over_pairs_unweighted": median(each),
-            "pairs_not_counted": 0,
-        }
-
-
 def sweep(store: Store, pair="*"):
     for p in store.pairs:
         if pair in ("*", p.name, p.pair_id):
@@ -302,7 +286,6 @@ CASES = {
     "sparsity_by_module": (by("module"), PAIR_AND_CRITERION),
     "sparsity_by_kind": (by("kind"), PAIR_AND_CRITERION),
     "sparsity_by_pair_and_kind": (by_pair_and_kind, [{}, {"criterion": "abs:1e-3"}]),
-    "sparsity_by_family": (by_family, [{}, {"criterion": "abs:1e-3"}]),
     "tolerance_sweep": (sweep, [{}, {"pair": "other"}]),
     "overlap": (
         overlap,
