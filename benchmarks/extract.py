@@ -11,7 +11,8 @@ density) is written to DIR, then read once so that the page cache is warm. Then,
            tensor torch.isclose(tuned - base, 0, atol=1e-5, rtol=0) and a sum, all torch threads
   rlsparse `rlsparse_ray.cluster.extract` with every statistic and two masks, Parquet written, on a
            Ray that runs already (its start is timed apart); once cold (workers start, kernels are
-           loaded) and then best of 3 into a fresh store each
+           loaded) and then best of 3 into a fresh store each. Slices are of 128 MiB, so that a
+           model this small can be shared out evenly
 
 Bytes a second count the bytes of both sides. Memory is the largest VmHWM of any Ray worker process
 that ran slices. Mask bits are compared with n H(density), summed over tensors. Last, the overlap
@@ -72,7 +73,8 @@ def make_models(folder: Path, params: float, density: float) -> Path:
         f"  - {{name: {name}, base: ./base, tuned: ./{name}}}\n" for name in ("tuned-0", "tuned-1")
     )
     corpus = folder / "corpus.yaml"
-    corpus.write_text(f"version: 1\npairs:\n{pairs}")
+    settings = "settings: {slice_bytes: 128MiB}"
+    corpus.write_text(f"version: 1\n{settings}\npairs:\n{pairs}")
     return corpus
 
 
@@ -144,7 +146,8 @@ def worker_peak() -> int:
 def one_pair(corpus: Path, name: str) -> Corpus:
     """The corpus with one of its pairs."""
     whole = load_corpus(corpus)
-    return whole.model_copy(update={"pairs": tuple(p for p in whole.pairs if p.name == name)})
+    pairs = tuple(p for p in whole.pairs if p.name == name)
+    return whole.model_copy(update={"pairs": pairs, "trajectories": ()})
 
 
 def measure_extract(corpus: Path, name: str, folder: Path) -> tuple[float, float]:

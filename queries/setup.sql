@@ -1048,7 +1048,7 @@ bits AS (
     JOIN (
         FROM masks WHERE criterion = criterion_ AND pair_id IN (SELECT pair_b FROM missing)
     ) AS y ON y.pair_id = pair_b AND y.tensor_key = x.tensor_key AND y.block = x.block
-    GROUP BY ALL
+    GROUP BY pair_a, pair_b, x.tensor_key
 ),
 computed AS (
     SELECT

@@ -68,14 +68,10 @@ def print_table(answer: pa.Table, title: str | None = None) -> None:
     empty = [name for name in answer.column_names if answer[name].null_count == answer.num_rows]
     shown = answer if answer.num_rows == 0 else answer.drop_columns(empty)
     columns = [_Column(shown, name) for name in shown.column_names]
-    for number, block in enumerate(_blocks(columns, out.width)):
-        table = Table(
-            title=title if number == 0 else None,
-            title_justify="left",
-            header_style="bold",
-            box=box.SIMPLE_HEAD,
-            pad_edge=False,
-        )
+    if title:
+        out.print(f"[italic]{escape(title)}[/]")
+    for block in _blocks(columns, out.width):
+        table = Table(header_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
         for column in block:
             wraps = column.width == _WRAP
             table.add_column(

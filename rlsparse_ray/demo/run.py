@@ -19,7 +19,7 @@ _SHOWN: tuple[tuple[str, dict[str, str], tuple[str, ...]], ...] = (
     ("sparsity_by_pair_and_kind", {}, ()),
     (
         "overlap_lifts",
-        {},
+        {"shift": "yes"},
         (
             "name_a",
             "name_b",
@@ -28,6 +28,7 @@ _SHOWN: tuple[tuple[str, dict[str, str], tuple[str, ...]], ...] = (
             "lift_uniform",
             "lift_tensor",
             "lift_margins",
+            "lift_shift",
             "lift_magnitude",
             "standard_error_magnitude",
         ),
