@@ -1026,9 +1026,10 @@ WINDOW steps_in_order AS (PARTITION BY trajectory ORDER BY place_to);
 -- row for two runs. What `rlsparse overlap` has counted is taken from there (sample_fraction says
 -- if from a sample), the rest from the masks. lift_magnitude covers the tensors with the same base
 -- and is NULL if there are none; all_magnitude says whether those are all of them.
-CREATE OR REPLACE TEMP MACRO overlap_of_runs(criterion_) AS TABLE
+-- `every` stays as it is: DuckDB 1.x cannot bind the macro with the constants in its place.
+CREATE OR REPLACE TEMP MACRO overlap_of_runs(criterion_, every := '*') AS TABLE
 WITH sides AS MATERIALIZED (
-    FROM overlap_sides('*', '*', criterion_)
+    FROM overlap_sides(every, every, criterion_)
     WHERE changed_a IS NOT NULL AND changed_b IS NOT NULL
         AND pair_a IN (SELECT pair_id FROM runs) AND pair_b IN (SELECT pair_id FROM runs)
 ),
@@ -1066,7 +1067,7 @@ computed AS (
     FROM sides AS s
     JOIN missing USING (pair_a, pair_b)
     LEFT JOIN bits AS b USING (pair_a, pair_b, tensor_key)
-    LEFT JOIN expected_by_strata('*', '*', criterion_) AS e USING (pair_a, pair_b, tensor_key)
+    LEFT JOIN expected_by_strata(every, every, criterion_) AS e USING (pair_a, pair_b, tensor_key)
 ),
 sums AS (
     SELECT

@@ -79,8 +79,7 @@ def extract(
         StoreError: the store cannot be written; what is finished is kept for the next run.
         RlsparseError: Ray cannot be reached, or a worker died MAX_RETRIES times on one slice.
     """
-    # workers have folders of their own
-    store_root = str(Path(store_root).absolute())
+    store_root = _everywhere(store_root)
     store = Store.create(store_root)
     outcome = Outcome(failed=dict(plan.failed))
     committed = store.committed()
@@ -95,6 +94,11 @@ def extract(
         with ray_session(address):
             _Run(todo, store, outcome, resources or Resources(), progress).finish()
     return outcome
+
+
+def _everywhere(store_root: str) -> str:
+    """The store's path for workers, which need not run in the driver's folder."""
+    return str(Path(store_root).absolute())
 
 
 @contextmanager
@@ -233,6 +237,7 @@ def overlaps(
         StoreError: the store cannot be read or written; what is finished is kept.
         RlsparseError: Ray cannot be reached, or a worker died MAX_RETRIES times on one unit.
     """
+    store_root = _everywhere(store_root)
     store = Store.open(store_root)
     with store_errors(store_root):
         if not plan.wanted:
