@@ -33,6 +33,7 @@ import ml_dtypes
 import numpy as np
 import psutil
 import torch
+from memory import worker_peak
 from rich.console import Console
 from rich.table import Table
 from safetensors.numpy import save_file
@@ -127,20 +128,6 @@ def best_of(times: int, work: Callable[[], Any]) -> float:
         work()
         seconds.append(time.perf_counter() - start)
     return min(seconds)
-
-
-def worker_peak() -> int:
-    """Bytes: the largest VmHWM of a Ray worker of this session that ran slices."""
-    peaks = [0]
-    for child in psutil.Process().children(recursive=True):
-        try:
-            if child.name().startswith("ray::"):
-                status = Path(f"/proc/{child.pid}/status").read_text()
-                line = next(x for x in status.splitlines() if x.startswith("VmHWM"))
-                peaks.append(int(line.split()[1]) << 10)
-        except (psutil.NoSuchProcess, FileNotFoundError):
-            continue
-    return max(peaks)
 
 
 def one_pair(corpus: Path, name: str) -> Corpus:

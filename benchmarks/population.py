@@ -34,8 +34,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pyarrow.parquet as pq
+from memory import worker_peak
 from rich.console import Console
 from rich.table import Table
 
@@ -172,20 +172,6 @@ def hide(store: Path, count: int) -> None:
         row.rename(store / "pairs" / row.name)
     for row in sorted((store / "pairs").iterdir())[count:]:
         row.rename(aside / row.name)
-
-
-def worker_peak() -> int:
-    """Bytes: the largest VmHWM of a Ray worker of this session."""
-    peaks = [0]
-    for child in psutil.Process().children(recursive=True):
-        try:
-            if child.name().startswith("ray::"):
-                status = Path(f"/proc/{child.pid}/status").read_text()
-                line = next(x for x in status.splitlines() if x.startswith("VmHWM"))
-                peaks.append(int(line.split()[1]) << 10)
-        except (psutil.NoSuchProcess, FileNotFoundError):
-            continue
-    return max(peaks)
 
 
 def check(store: Path, tensors: int, density: float) -> None:

@@ -3,6 +3,9 @@
 BLOCK = 65_536
 """Parameters in a block: 8 KiB of bits, the row size at which DuckDB scans masks fastest."""
 
+BLOCK_BYTES = BLOCK // 8
+"""Bytes of the bits of a whole block."""
+
 
 def blocks_of(numel: int) -> int:
     """How many blocks `numel` parameters fill; the last one may be short.

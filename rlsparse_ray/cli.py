@@ -1,6 +1,7 @@
 """The command line: parse, call, print. Every verb is a plain Python call too."""
 
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -71,7 +72,7 @@ def plan(corpus: CorpusFile, json: Json = False) -> None:
     from rlsparse_ray.plan import make_plan
 
     made = make_plan(load_corpus(corpus))
-    slices = {p.pair_id: sum(p.pair_id in s.pair_ids for s in made.slices) for p in made.pairs}
+    slices = Counter(i for piece in made.slices for i in piece.pair_ids)
     rows = [
         {
             "name": pair.entry.name,

@@ -170,8 +170,8 @@ class _Run:
 
     def _submit(self, piece: Slice) -> None:
         wanted = [i for i in piece.pair_ids if self.pairs[i].entry.name not in self.outcome.failed]
-        self.progress(piece.nbytes - piece.only(wanted).nbytes)
-        piece = piece.only(wanted)
+        whole, piece = piece, piece.only(wanted)
+        self.progress(whole.nbytes - piece.nbytes)
         if piece.tensors:
             task = self.extract.options(memory=min(piece.memory, self.memory))
             self.flying[task.remote(piece, self.root)] = piece

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -112,11 +113,7 @@ def _pair_row(
         "bytes_read": sum(result.bytes_read for result in results),
         "seconds": sum(result.seconds for result in results),
         "created_at": datetime.now(UTC),
-        "parts": [
-            {"path": p.path, "rows": p.rows, "bytes": p.bytes, "xxh3": p.xxh3}
-            for result in results
-            for p in result.masks
-        ],
+        "parts": [asdict(part) for result in results for part in result.masks],
     }
 
 

@@ -9,12 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rlsparse_ray import tables
-from rlsparse_ray.blocks import BLOCK, blocks_of
+from rlsparse_ray.blocks import BLOCK, BLOCK_BYTES, blocks_of
 
 ROW_GROUP = 1024
 """Blocks in a row group: 8 MiB of bits held in memory for each open mask."""
-
-_BLOCK_BYTES = BLOCK // 8
 
 
 class MaskWriter:
@@ -33,7 +31,7 @@ class MaskWriter:
             # pages of 2 MiB: else a page is a row group, and each mask being read holds 12 MiB
             write_batch_size=256,
         )
-        self._bits = np.empty(ROW_GROUP * _BLOCK_BYTES, np.uint8)
+        self._bits = np.empty(ROW_GROUP * BLOCK_BYTES, np.uint8)
         self._ends: list[int] = [0]
         self._columns: dict[str, list[Any]] = {}
         self._reset()
@@ -55,10 +53,10 @@ class MaskWriter:
         while block < blocks_of(numel):
             # only the last block of a tensor is short, so the others are copied in one go
             taken = min(blocks_of(numel) - block, ROW_GROUP + 1 - len(self._ends))
-            part = bits[block * _BLOCK_BYTES : (block + taken) * _BLOCK_BYTES]
+            part = bits[block * BLOCK_BYTES : (block + taken) * BLOCK_BYTES]
             at = self._ends[-1]
             self._bits[at : at + part.size] = part
-            ends = range(at + _BLOCK_BYTES, at + taken * _BLOCK_BYTES, _BLOCK_BYTES)
+            ends = range(at + BLOCK_BYTES, at + taken * BLOCK_BYTES, BLOCK_BYTES)
             self._ends += [*ends, at + part.size]
             sizes = [BLOCK] * (taken - 1)
             self._columns["tensor_key"] += [tensor_key] * taken

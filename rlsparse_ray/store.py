@@ -12,7 +12,7 @@ anywhere is repeated by running it again: finished slices are kept, the rest is 
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -118,16 +118,26 @@ class Store:
         Raises:
             StoreError: it is not there or damaged, or a newer rlsparse_ray wrote it.
         """
-        path = table_path("pairs", pair_id)
+        row = self.only_row(table_path("pairs", pair_id), "extract again")
+        if row is None:
+            raise StoreError(f"store {self.root}: pair {pair_id} is not committed")
+        return row
+
+    def only_row(self, path: str, again: str) -> dict[str, Any] | None:
+        """The row of a table of one row; None if the file is not there.
+
+        Raises:
+            StoreError: it is damaged (`again` ends the advice), or a newer rlsparse_ray wrote it.
+        """
         raw = self.files.read(path)
         if raw is None:
-            raise StoreError(f"store {self.root}: pair {pair_id} is not committed")
+            return None
         try:
             # threads that read a Python file object can abort the interpreter when it exits
             table = pq.ParquetFile(pa.BufferReader(raw)).read(use_threads=False)
         except pa.ArrowException as error:
             raise StoreError(
-                f"{self.root}/{path}: damaged ({error}): remove its folder and extract again"
+                f"{self.root}/{path}: damaged ({error}): remove its folder and {again}"
             ) from error
         tables.check_file(table.schema, path)
         row: dict[str, Any] = table.to_pylist()[0]
@@ -185,7 +195,7 @@ class Store:
         """
         parts = [self.write_table(name, pair_id, small[name]) for name in SMALL_TABLES]
         masks = sorted(row["parts"], key=lambda part: str(part["path"]))
-        listed = [{"path": p.path, "rows": p.rows, "bytes": p.bytes, "xxh3": p.xxh3} for p in parts]
+        listed = [asdict(part) for part in parts]
         known = {part["path"] for part in masks}
         for path in self.files.list(f"masks/pair_id={pair_id}"):
             if path not in known:

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from rlsparse_ray.corpus import load_corpus
+from rlsparse_ray.errors import CorpusError
 from rlsparse_ray.plan import Plan
 from tests.builders import extract_directly, small_corpus
 
@@ -87,3 +89,25 @@ def rlsparse(
         return Answer(code, out, err.decode())
 
     return run
+
+
+@pytest.fixture
+def load(tmp_path):
+    def load(text):
+        path = tmp_path / "corpus.yaml"
+        path.write_text(text)
+        return load_corpus(path)
+
+    return load
+
+
+@pytest.fixture
+def refused(load, tmp_path):
+    """The text is refused with exactly these `line: message`s."""
+
+    def refused(text, *lines):
+        with pytest.raises(CorpusError) as caught:
+            load(text)
+        assert str(caught.value).split("\n") == [f"{tmp_path}/corpus.yaml:{line}" for line in lines]
+
+    return refused

@@ -10,28 +10,6 @@ from rlsparse_ray.errors import CorpusError
 PAIR = "version: 1\npairs:\n  - name: p\n    base: ./b\n    tuned: ./t\n"
 
 
-@pytest.fixture
-def load(tmp_path):
-    def load(text):
-        path = tmp_path / "corpus.yaml"
-        path.write_text(text)
-        return load_corpus(path)
-
-    return load
-
-
-@pytest.fixture
-def refused(load, tmp_path):
-    """The text is refused with exactly these `line: message`s."""
-
-    def refused(text, *lines):
-        with pytest.raises(CorpusError) as caught:
-            load(text)
-        assert str(caught.value).split("\n") == [f"{tmp_path}/corpus.yaml:{line}" for line in lines]
-
-    return refused
-
-
 def test_the_least(load, tmp_path):
     corpus = load(PAIR)
     assert corpus.settings == Settings(

@@ -7,35 +7,12 @@ from pydantic import ValidationError
 
 from rlsparse_ray import sql
 from rlsparse_ray.commit import LABELS, relabel_pair
-from rlsparse_ray.corpus import Corpus, PairEntry, load_corpus
+from rlsparse_ray.corpus import Corpus, PairEntry
 from rlsparse_ray.entries import CheckpointEntry, Trajectory, TrajectoryPair
-from rlsparse_ray.errors import CorpusError
 from tests.builders import extract_directly, plan_of, small_model, tuned_from, write_model
 
 HEAD = "version: 1\ntrajectories:\n  - name: t\n    checkpoints:\n"
 THREE = "      - {model: ./a}\n      - {model: ./b, step: 10}\n      - {model: ./c, step: 25}\n"
-
-
-@pytest.fixture
-def load(tmp_path):
-    def load(text):
-        path = tmp_path / "corpus.yaml"
-        path.write_text(text)
-        return load_corpus(path)
-
-    return load
-
-
-@pytest.fixture
-def refused(load, tmp_path):
-    """The text is refused with exactly these `line: message`s."""
-
-    def refused(text, *lines):
-        with pytest.raises(CorpusError) as caught:
-            load(text)
-        assert str(caught.value).split("\n") == [f"{tmp_path}/corpus.yaml:{line}" for line in lines]
-
-    return refused
 
 
 def trajectory(count, **facts):

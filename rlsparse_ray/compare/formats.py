@@ -55,12 +55,6 @@ class Format:
         """The numpy dtype of the raw bits."""
         return np.dtype(f"u{self.bits // 8}")
 
-    @property
-    def value_dtype(self) -> type[np.float32] | type[np.float64]:
-        """The precision in which differences are computed."""
-        narrow = self.kind == "float" and self.bits <= 32
-        return np.float32 if narrow else np.float64
-
 
 def _float(name: str, dtype: npt.DTypeLike, bits: int, mantissa: int, bias: int) -> Format:
     inf = ((1 << (bits - 1 - mantissa)) - 1) << mantissa

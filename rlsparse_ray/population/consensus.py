@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from rlsparse_ray.blocks import BLOCK, blocks_of
+from rlsparse_ray.blocks import BLOCK, BLOCK_BYTES, blocks_of
 from rlsparse_ray.compare.consensus import Words, at_least, count_masks, histogram
 from rlsparse_ray.compare.criteria import parse_criterion
 from rlsparse_ray.errors import QueryError, StoreError
@@ -34,8 +34,6 @@ Keep = int | str
 
 _RUN_BYTES = 16 << 20
 """Bytes of bits of all masks together that are looked at in one step."""
-
-_BLOCK_BYTES = BLOCK // 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +153,7 @@ def _words(store: Store, group: Group) -> Iterator[tuple[str, int, Words, int]]:
     rows = [store.pair_row(i) | {"pair_id": i} for i in group.members]
     indexes = [PartIndex(store, row, group.criterion) for row in rows]
     streams = [MaskStream(store.root) for _ in rows]
-    limit = max(1, _RUN_BYTES // (len(rows) * _BLOCK_BYTES))
+    limit = max(1, _RUN_BYTES // (len(rows) * BLOCK_BYTES))
     missing = group.tensors.keys() - indexes[0].runs.keys()
     if missing:
         raise StoreError(f"no mask of {min(missing)} is stored: run rlsparse verify")
@@ -163,7 +161,7 @@ def _words(store: Store, group: Group) -> Iterator[tuple[str, int, Words, int]]:
         blocks = blocks_of(group.tensors.get(key, 0))
         for first in range(0, blocks, limit):
             chosen = np.arange(first, min(blocks, first + limit))
-            raw = np.zeros((len(rows), len(chosen), _BLOCK_BYTES), np.uint8)
+            raw = np.zeros((len(rows), len(chosen), BLOCK_BYTES), np.uint8)
             numel = min(group.tensors[key] - first * BLOCK, len(chosen) * BLOCK)
             for index, stream, out in zip(indexes, streams, raw, strict=True):
                 if stream.fill(index.runs.get(key, ()), chosen, out)[0] != numel:

@@ -11,14 +11,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rlsparse_ray.blocks import BLOCK
+from rlsparse_ray.blocks import BLOCK_BYTES
 from rlsparse_ray.errors import StoreError
 from rlsparse_ray.masks import ROW_GROUP
 
 BATCH = 64
 """Blocks decompressed at a time: 512 KiB of bits a mask."""
 
-_BLOCK_BYTES = BLOCK // 8
 _BUFFER = 256 << 10
 _COLUMNS = ["block", "numel", "changed", "bits"]
 
@@ -136,8 +135,8 @@ def _copy(
     if not (np.array_equal(numbers, blocks) and np.array_equal(sizes, -(-numel // 8))):
         raise StoreError(f"{place}: a block is missing or of a wrong length: run rlsparse verify")
     together = rows[-1] - rows[0] + 1 == len(rows)
-    if together and (sizes == _BLOCK_BYTES).all():
-        out[:] = data[offsets[rows[0]] : offsets[rows[-1] + 1]].reshape(-1, _BLOCK_BYTES)
+    if together and (sizes == BLOCK_BYTES).all():
+        out[:] = data[offsets[rows[0]] : offsets[rows[-1] + 1]].reshape(-1, BLOCK_BYTES)
     else:
         for k, row in enumerate(rows.tolist()):
             out[k, : sizes[k]] = data[offsets[row] : offsets[row + 1]]

@@ -5,14 +5,12 @@ STORE/named_masks/mask=NAME/named_masks.parquet      one row, written last: the 
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from rlsparse_ray import __version__, tables
 from rlsparse_ray.blocks import BLOCK
@@ -56,19 +54,7 @@ def named_mask_row(store: Store, name: str) -> dict[str, Any] | None:
     Raises:
         StoreError: it is damaged, or a newer rlsparse_ray wrote it.
     """
-    path = named_mask_path(name)
-    raw = store.files.read(path)
-    if raw is None:
-        return None
-    try:
-        table = pq.ParquetFile(pa.BufferReader(raw)).read(use_threads=False)
-    except pa.ArrowException as error:
-        raise StoreError(
-            f"{store.root}/{path}: damaged ({error}): remove its folder and keep the mask again"
-        ) from error
-    tables.check_file(table.schema, path)
-    row: dict[str, Any] = table.to_pylist()[0]
-    return row
+    return store.only_row(named_mask_path(name), "keep the mask again")
 
 
 def named_masks(store: Store) -> list[str]:
@@ -128,7 +114,7 @@ class NamedMaskWriter:
         self._bits.close()
         path = f"named_mask_bits/mask={self.mask.name}/part-00000.parquet"
         part = self._store.publish_part(self._scratch, path, self._bits.rows)
-        listed = {"path": part.path, "rows": part.rows, "bytes": part.bytes, "xxh3": part.xxh3}
+        listed = asdict(part)
         row = {
             "kind": "consensus",
             "rule": self.mask.rule,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rlsparse_ray.blocks import BLOCK, blocks_of
+from rlsparse_ray.blocks import BLOCK_BYTES, blocks_of
 from rlsparse_ray.population.mask_parts import Run, runs_of
 from rlsparse_ray.store import Store
 from rlsparse_ray.tables import SCHEMA_VERSION
@@ -26,7 +26,6 @@ MAX_ROWS = 2_000_000
 MARGIN_BYTES = 256 << 20
 """Margins that a unit of expectations holds."""
 
-_BLOCK_BYTES = BLOCK // 8
 Pair = tuple[str, str]
 
 
@@ -71,7 +70,7 @@ class Span:
     @property
     def nbytes(self) -> int:
         """Bits to read, decompressed."""
-        return (self.stop - self.first) * _BLOCK_BYTES * sum(map(bool, self.runs))
+        return (self.stop - self.first) * BLOCK_BYTES * sum(map(bool, self.runs))
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,11 @@ def decode(bits, fmt):
     return sign * value
 
 
+def difference_dtype(fmt):
+    """The precision in which differences are computed."""
+    return np.float32 if fmt.kind == "float" and fmt.bits <= 32 else np.float64
+
+
 def exponent(bits, fmt):
     if fmt.kind == "float":
         return ((int(bits) & fmt.magnitude_mask) >> fmt.mantissa_bits) - fmt.bias
@@ -71,7 +76,7 @@ def distance(x, y, fmt):
     a, b = decode(x, fmt), decode(y, fmt)
     if isinstance(a, str) or isinstance(b, str):
         return math.inf
-    return abs(float(_round(b - a, fmt.value_dtype)))
+    return abs(float(_round(b - a, difference_dtype(fmt))))
 
 
 def changed(x, y, fmt, criterion: Criterion):
@@ -80,7 +85,7 @@ def changed(x, y, fmt, criterion: Criterion):
     size = distance(x, y, fmt)
     if criterion.kind == "exact" or math.isinf(size):
         return True
-    real = fmt.value_dtype
+    real = difference_dtype(fmt)
     tolerance = real(criterion.tolerance)
     if criterion.kind == "rel":
         scale = max(abs(decode(x, fmt)), abs(decode(y, fmt)))
