@@ -36,15 +36,28 @@ class FileRef:
     """A file as it was when its header was read."""
 
     path: str
+    """A local path, or an address: s3://bucket/key, hf://org/repo@sha/name."""
     size: int
     """Bytes."""
     stamp: str
-    """What changes when the file does: for a local file its mtime in nanoseconds."""
+    """What changes when the file does: mtime in nanoseconds of a local file, else the ETag."""
+    content: str = ""
+    """Hash of the whole content where the place knows one (sha256 of a hub's LFS file)."""
+
+    @property
+    def scheme(self) -> str:
+        """What kind of place it is in; empty for a local path.
+
+        >>> FileRef("s3://models/a/model.safetensors", 8, "etag").scheme
+        's3'
+        """
+        scheme, found, _ = self.path.partition("://")
+        return scheme if found else ""
 
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """A stored tensor and where its bytes are."""
+    """A tensor and where its bytes are: one range of a file, or inputs that it is made from."""
 
     name: str
     dtype: str
@@ -52,8 +65,13 @@ class TensorSpec:
     shape: tuple[int, ...]
     file: FileRef
     offset: int
-    """First byte, from the start of the file."""
+    """First byte, from the start of the file; of the first input if it has inputs."""
     nbytes: int
+    """Bytes that are read for it: of all inputs if it has some."""
+    encoding: str = ""
+    """How its values are made from its inputs; empty: they are stored as they are."""
+    inputs: tuple["TensorSpec", ...] = ()
+    """Stored tensors that it is made from; empty: the range itself holds its values."""
 
     @property
     def numel(self) -> int:
@@ -66,6 +84,14 @@ class TensorSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Adapter:
+    """What the config of a LoRA adapter says; its tensors are only A and B, and full modules."""
+
+    config: str
+    """adapter_config.json as it was found (text), so that the dataclass stays hashable."""
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
     """A model at one revision: its tensors, sorted by (file path, offset). Holds no weights."""
 
@@ -75,6 +101,10 @@ class Checkpoint:
     tensors: tuple[TensorSpec, ...]
     tied_embeddings: bool | None
     """`tie_word_embeddings` of config.json; None if it does not say."""
+    subfolder: str = ""
+    """Folder of the model within the revision, where one repository holds several."""
+    adapter: Adapter | None = None
+    """Set if these are adapters, to be applied to the base of the pair."""
 
     @property
     def identity(self) -> str:
@@ -84,7 +114,8 @@ class Checkpoint:
         'local@0a1b'
         """
         scheme, found, _ = self.source.partition("://")
-        return f"{scheme if found else 'local'}@{self.revision}"
+        place = f"{scheme if found else 'local'}@{self.revision}"
+        return f"{place}/{self.subfolder}" if self.subfolder else place
 
     @property
     def dtype(self) -> str:
