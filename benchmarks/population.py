@@ -42,7 +42,7 @@ from rich.table import Table
 from rlsparse_ray import tables
 from rlsparse_ray.blocks import BLOCK
 from rlsparse_ray.cluster import overlaps, ray_session
-from rlsparse_ray.compare.popcount import shared_bits
+from rlsparse_ray.compare.popcount import addresses_of, shared_bits
 from rlsparse_ray.masks import MaskWriter
 from rlsparse_ray.population.overlap_plan import OverlapPlan, plan_overlaps
 from rlsparse_ray.sql import connect, run_sql
@@ -220,7 +220,8 @@ def bench(folder: Path, count: int, tensors: int, density: float) -> None:
     )
     held = min(512, tensors * BLOCKS)
     masks = load(store, count, held)
-    shared_bits(masks[:1])
+    blocks, words = addresses_of(masks), BLOCK // 64
+    shared_bits(blocks[:1], words)
     rounds = []
     start = time.perf_counter()
     with ProcessPoolExecutor(CORES) as pool, ray_session(None):
@@ -229,7 +230,7 @@ def bench(folder: Path, count: int, tensors: int, density: float) -> None:
         measure_pass(store, min(8, count), 1.0)
         for _ in range(3):
             read_all = seconds_of(lambda: list(pool.map(read_part, parts)))
-            counted = seconds_of(lambda: shared_bits(masks)) * tensors * BLOCKS / held
+            counted = seconds_of(lambda: shared_bits(blocks, words)) * tensors * BLOCKS / held
             rounds.append((read_all, counted / CORES, measure_pass(store, count, 1.0)))
         check(store, tensors, density)
         files = [p.stat().st_size for p in store.glob("overlaps/*/*.parquet")]

@@ -152,7 +152,7 @@ def test_however_it_is_cut_into_units(copy, monkeypatch):
     plan = overlap_directly(whole)
     for name, value in (("UNIT_BYTES", 1), ("MAX_ROWS", 1), ("MARGIN_BYTES", 1)):
         monkeypatch.setattr(overlap_units, name, value)
-    monkeypatch.setattr("rlsparse_ray.population.overlap.BATCH", 2)
+    monkeypatch.setattr("rlsparse_ray.population.mask_parts.BATCH", 2)
     cut = overlap_directly(copy("cut"))
     assert len(cut.units) > 4 * len(plan.units)
     assert files(copy("cut2")) == {}
@@ -340,7 +340,8 @@ def test_row_groups_and_short_blocks(tmp_path):
             bits[pair, key] = raw
         writer.close()
         (tmp_path / "part").rename(tmp_path / f"{pair}.parquet")
-    from rlsparse_ray.population.mask_parts import MaskStream, runs_of
+    from rlsparse_ray.compare.popcount import gather
+    from rlsparse_ray.population.mask_parts import MaskStream, batches_of, runs_of
 
     for pair in Store.open(store_path).committed():
         runs, starts = runs_of(tmp_path, f"{pair}.parquet")
@@ -355,8 +356,10 @@ def test_row_groups_and_short_blocks(tmp_path):
         for run in [*runs, runs[1], runs[0]]:
             raw = bits[pair, run.tensor_key]
             for chosen in (np.arange(run.blocks), np.arange(run.blocks)[::37]):
-                out = np.full((len(chosen), 8192), 7, np.uint8)
-                stream.fill([run], chosen, out)
+                pieces = batches_of([run], chosen)
+                assert np.concatenate(pieces).tolist() == chosen.tolist()
+                found = stream.find([run], chosen)
+                out = gather(found.addresses[:, None], 1024).view(np.uint8)[:, 0]
                 padded = np.zeros((run.blocks, 8192), np.uint8)
                 padded.reshape(-1)[: len(raw)] = raw
                 assert np.array_equal(out, padded[chosen])

@@ -3,6 +3,7 @@
 from typing import Any
 
 from llvmlite import ir
+from numba import types
 from numba.extending import intrinsic
 
 
@@ -34,3 +35,13 @@ def popcount(_context: Any, word: Any) -> Any:
         return builder.ctpop(args[0])
 
     return word(word), build
+
+
+@intrinsic
+def words_at(_context: Any, address: Any) -> Any:
+    """A pointer to the uint64 words at an address; whoever calls keeps them alive."""
+
+    def build(_ctx: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], ir.IntType(64).as_pointer())
+
+    return types.CPointer(types.uint64)(address), build

@@ -20,6 +20,7 @@ import pyarrow as pa
 from rlsparse_ray.blocks import BLOCK, BLOCK_BYTES, blocks_of
 from rlsparse_ray.compare.consensus import Words, at_least, count_masks, histogram
 from rlsparse_ray.compare.criteria import parse_criterion
+from rlsparse_ray.compare.popcount import gather
 from rlsparse_ray.errors import QueryError, StoreError
 from rlsparse_ray.files import store_errors
 from rlsparse_ray.population.groups import Group, expected_of, group_of
@@ -161,12 +162,15 @@ def _words(store: Store, group: Group) -> Iterator[tuple[str, int, Words, int]]:
         blocks = blocks_of(group.tensors.get(key, 0))
         for first in range(0, blocks, limit):
             chosen = np.arange(first, min(blocks, first + limit))
-            raw = np.zeros((len(rows), len(chosen), BLOCK_BYTES), np.uint8)
             numel = min(group.tensors[key] - first * BLOCK, len(chosen) * BLOCK)
-            for index, stream, out in zip(indexes, streams, raw, strict=True):
-                if stream.fill(index.runs.get(key, ()), chosen, out)[0] != numel:
-                    raise StoreError(f"masks of {key} differ in length: run rlsparse verify")
-            yield key, first, raw.reshape(len(rows), -1).view(np.uint64), numel
+            found = [
+                stream.find(index.runs.get(key, ()), chosen)
+                for index, stream in zip(indexes, streams, strict=True)
+            ]
+            if any(each.numel != numel for each in found):
+                raise StoreError(f"masks of {key} differ in length: run rlsparse verify")
+            words = gather(np.stack([each.addresses for each in found]), BLOCK_BYTES // 8)
+            yield key, first, words.reshape(len(rows), -1), numel
 
 
 def _table(

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rlsparse_ray.blocks import BLOCK
+from rlsparse_ray.blocks import BLOCK_BYTES
 from rlsparse_ray.compare.expected import (
     Reals,
     Stratum,
@@ -28,12 +28,11 @@ from rlsparse_ray.compare.popcount import shared_bits
 from rlsparse_ray.compare.sample import sampled_blocks
 from rlsparse_ray.errors import StoreError
 from rlsparse_ray.files import store_errors
-from rlsparse_ray.population.mask_parts import BATCH, MaskStream
+from rlsparse_ray.population.mask_parts import MaskStream, batches_of
 from rlsparse_ray.population.overlap_plan import read_small
 from rlsparse_ray.population.overlap_units import (
     CountUnit,
     ExpectUnit,
-    Span,
     TensorFacts,
     Tile,
     Unit,
@@ -46,7 +45,6 @@ Integers = npt.NDArray[np.int64]
 
 COUNTED = ("numel", "blocks", "changed_a", "changed_b", "shared", "squares")
 EXPECTED = ("expected_tensor", "expected_magnitude", "expected_margins")
-_WORDS = BLOCK // 64
 
 
 def overlap_unit(unit: Unit, store_root: str, device: str = "cpu") -> int:
@@ -120,7 +118,6 @@ class _Rows:
 
 def _count(unit: CountUnit, store: Store, device: str, rows: _Rows) -> None:
     streams = [MaskStream(store.root) for _ in unit.tile.pairs]
-    buffer = np.empty((BATCH, len(streams), _WORDS), np.uint64)
     for span in unit.spans:
         have = np.flatnonzero([bool(runs) for runs in span.runs])
         chosen = sampled_blocks(span.tensor_key, span.blocks_total, unit.fraction)
@@ -130,32 +127,20 @@ def _count(unit: CountUnit, store: Store, device: str, rows: _Rows) -> None:
         changed = np.zeros(count, np.int64)
         numel = 0
         wanted = rows.wanted[np.ix_(have, have)]
-        for start in range(0, len(chosen), BATCH):
-            some = chosen[start : start + BATCH]
-            masks = buffer[: len(some), :count]
-            numels, more = _fill(masks, span, have, streams, some)
-            bits, square = shared_bits(masks, wanted, device)
-            shared, squares, changed = shared + bits, squares + square, changed + more
-            numel += numels
+        for some in batches_of(span.runs[have[0]], chosen):
+            found = [streams[mask].find(span.runs[mask], some) for mask in have]
+            if len({each.numel for each in found}) != 1:
+                raise StoreError(
+                    f"masks of {span.tensor_key} differ in length: run rlsparse verify"
+                )
+            blocks = np.stack([each.addresses for each in found], axis=1)
+            bits, square = shared_bits(blocks, BLOCK_BYTES // 8, wanted, device)
+            shared, squares = shared + bits, squares + square
+            changed += [each.changed for each in found]
+            numel += found[0].numel
         side_a, side_b = np.broadcast_arrays(changed[:, None], changed[None, :])
         same = np.full((2, count, count), [[[numel]], [[len(chosen)]]])
         rows.add(span.tensor_key, have, *same, side_a, side_b, shared, squares)
-
-
-def _fill(
-    masks: npt.NDArray[np.uint64],
-    span: Span,
-    have: Integers,
-    streams: Sequence[MaskStream],
-    chosen: Integers,
-) -> tuple[int, Integers]:
-    """Read some blocks of every mask; their numel (the same in all) and what each changed."""
-    raw = masks.view(np.uint8)
-    found = [streams[mask].fill(span.runs[mask], chosen, raw[:, n]) for n, mask in enumerate(have)]
-    numels = {numel for numel, _ in found}
-    if len(numels) != 1:
-        raise StoreError(f"masks of {span.tensor_key} differ in length: run rlsparse verify")
-    return numels.pop(), np.array([changed for _, changed in found])
 
 
 def _expect(unit: ExpectUnit, store: Store, rows: _Rows) -> None:

@@ -18,7 +18,7 @@ UNIT_BYTES = 256 << 20
 """Bits that a unit reads, decompressed; one row group of every mask if that is more."""
 
 MAX_MASKS = 256
-"""Masks open in one unit, some 3 MiB each. More are done in tiles, which read a mask again."""
+"""Masks open in one unit, some 6 MiB each. More are done in tiles, which read a mask again."""
 
 MAX_ROWS = 2_000_000
 """Rows in the result of a unit."""
@@ -90,7 +90,7 @@ class CountUnit:
     @property
     def memory(self) -> int:
         """Bytes that a worker needs; measured peaks are below it."""
-        return (500 << 20) + len(self.tile.pairs) * (4 << 20)
+        return (500 << 20) + len(self.tile.pairs) * (7 << 20)
 
 
 @dataclass(frozen=True, slots=True)

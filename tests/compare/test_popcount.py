@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from rlsparse_ray.compare import popcount_torch
 from rlsparse_ray.compare.expected import expected_magnitude, expected_margins, expected_tensor
-from rlsparse_ray.compare.popcount import shared_bits
+from rlsparse_ray.compare.popcount import addresses_of, gather
+from rlsparse_ray.compare.popcount import shared_bits as shared_bits_at
 from rlsparse_ray.compare.popcount_torch import shared_bits_torch
 from rlsparse_ray.compare.sample import sample_size, sampled_blocks, standard_error
 
@@ -17,6 +18,10 @@ def oracle(masks, wanted):
     each = np.bitwise_count(masks[:, :, None] & masks[:, None]).sum(-1).astype(np.int64)
     each *= wanted
     return each.sum(0), (each**2).sum(0)
+
+
+def shared_bits(masks, *options):
+    return shared_bits_at(addresses_of(masks), masks.shape[2], *options)
 
 
 def random_masks(seed, blocks, count, words):
@@ -46,11 +51,19 @@ def test_only_what_is_wanted(seed, shape):
         assert np.array_equal(found, oracle(masks, wanted))
 
 
-def test_full_blocks_of_ones_and_a_strided_view():
-    masks = np.full((3, 5, 1024), 2**64 - 1, np.uint64)[:, :3]
-    shared, squares = shared_bits(masks)
-    assert shared[0, 1] == 3 * 65536 and squares[1, 2] == 3 * 65536**2
-    assert np.array_equal(shared_bits(masks, None, "cpu:0")[1], squares)
+def test_full_blocks_of_ones_wherever_they_lie():
+    masks = np.full((3, 5, 1024), 2**64 - 1, np.uint64)
+    masks[:, 3:] = 0
+    some = np.ascontiguousarray(addresses_of(masks)[:, [4, 0, 2]])
+    shared, squares = shared_bits_at(some, 1024)
+    assert shared[1, 2] == 3 * 65536 and squares[1, 2] == 3 * 65536**2 and not shared[0].any()
+    assert np.array_equal(shared_bits_at(some, 1024, None, "cpu:0")[1], squares)
+    assert np.array_equal(gather(some, 1024), masks[:, [4, 0, 2]])
+
+
+def test_a_view_has_no_addresses_of_its_own():
+    with pytest.raises(ValueError, match="contiguous"):
+        addresses_of(np.zeros((2, 4, 8), np.uint64)[:, ::2])
 
 
 def test_torch_in_several_chunks(monkeypatch):
