@@ -20,7 +20,7 @@ from rlsparse_ray.errors import RlsparseError
 from rlsparse_ray.files import store_errors
 from rlsparse_ray.plan import Plan, PlannedPair, Slice
 from rlsparse_ray.population.overlap import overlap_unit
-from rlsparse_ray.population.overlap_commit import Commit, commit_overlaps, commits
+from rlsparse_ray.population.overlap_commit import CommitUnit, commit_overlaps, commit_units
 from rlsparse_ray.population.overlap_plan import OverlapPlan, begin
 from rlsparse_ray.population.overlap_units import Unit, unit_key
 from rlsparse_ray.slices import SliceReport, extract_slice
@@ -255,17 +255,17 @@ def _count_all(plan: OverlapPlan, root: str, resources: Resources, progress: Pro
     gpu = resources.device != "auto" and _wants_gpu(resources.device, total)
     flying: dict[Any, Any] = {}
 
-    def collect(ref: Any, work: Unit | Commit) -> None:
+    def collect(ref: Any, work: Unit | CommitUnit) -> None:
         _get(ref, work)
         progress(work.nbytes)
 
     for function, works in (
         (_unit_function("cuda" if gpu else "cpu"), plan.units),
-        (commit_overlaps, commits(plan)),
+        (commit_overlaps, commit_units(plan)),
     ):
         task = _task(function, resources, gpu and works is plan.units)
 
-        def submit(work: Unit | Commit, task: Any = task) -> None:
+        def submit(work: Unit | CommitUnit, task: Any = task) -> None:
             flying[task.options(memory=work.memory).remote(work, root)] = work
 
         _drain(deque(works), flying, _slots(resources, total, gpu), submit, collect)
@@ -318,15 +318,17 @@ def _task(function: Callable[..., Any], resources: Resources, gpu: bool) -> Any:
     return ray.remote(max_retries=MAX_RETRIES, **options)(function)
 
 
-def _title(work: Slice | PlannedPair | Unit | Commit) -> str:
+def _title(work: Slice | PlannedPair | Unit | CommitUnit) -> str:
     if isinstance(work, PlannedPair):
         return work.entry.name
     if isinstance(work, Slice):
         return f"slice {work.number}"
-    return f"overlaps of {work.pair_b}" if isinstance(work, Commit) else f"unit {unit_key(work)}"
+    if isinstance(work, CommitUnit):
+        return f"overlaps of {work.commits[0].pair_b}, ..."
+    return f"unit {unit_key(work)}"
 
 
-def _get(ref: Any, work: Slice | PlannedPair | Unit | Commit) -> Any:
+def _get(ref: Any, work: Slice | PlannedPair | Unit | CommitUnit) -> Any:
     """The result of a task; our own errors as they were raised, Ray's with what was being done."""
     try:
         return ray.get(ref)

@@ -16,7 +16,7 @@ from rlsparse_ray.commit import commit_pair
 from rlsparse_ray.corpus import load_corpus
 from rlsparse_ray.plan import Plan, make_plan
 from rlsparse_ray.population.overlap import overlap_unit
-from rlsparse_ray.population.overlap_commit import commit_overlaps, commits
+from rlsparse_ray.population.overlap_commit import commit_overlaps, commit_units
 from rlsparse_ray.population.overlap_plan import OverlapPlan, begin, plan_overlaps
 from rlsparse_ray.slices import SliceReport, extract_slice
 from rlsparse_ray.store import Store
@@ -154,8 +154,8 @@ def overlap_directly(store: Path, criterion: str = "exact", fraction: float = 1.
         begin(plan, Store.open(store))
     for unit in plan.units:
         overlap_unit(unit, str(store))
-    for commit in commits(plan):
-        commit_overlaps(commit, str(store))
+    for unit in commit_units(plan):
+        commit_overlaps(unit, str(store))
     Store.open(store).files.remove(plan.staging)
     return plan
 

@@ -22,7 +22,7 @@ from rlsparse_ray.errors import StoreError
 from rlsparse_ray.masks import MaskWriter
 from rlsparse_ray.population import overlap_units
 from rlsparse_ray.population.overlap import overlap_unit
-from rlsparse_ray.population.overlap_commit import commit_overlaps, commits
+from rlsparse_ray.population.overlap_commit import commit_overlaps, commit_units
 from rlsparse_ray.population.overlap_plan import begin, plan_overlaps
 from rlsparse_ray.population.overlap_units import CountUnit, tiles
 from rlsparse_ray.store import Store
@@ -185,8 +185,8 @@ def test_torch_gives_the_same_files(copy):
     plan = plan_overlaps(str(other))
     for unit in plan.units:
         overlap_unit(unit, str(other), "cpu:0")
-    for commit in commits(plan):
-        commit_overlaps(commit, str(other))
+    for unit in commit_units(plan):
+        commit_overlaps(unit, str(other))
     Store.open(other).files.remove(plan.staging)
     assert files(whole) == files(other)
 
@@ -261,7 +261,7 @@ def test_finished_units_are_not_done_again(copy, local_ray):
     for unit in plan.units:
         overlap_unit(unit, str(store))
     # killed while it wrote: the next plan has the same units, and all of them are done
-    commit_overlaps(commits(plan)[0], str(store))
+    commit_overlaps(commit_units(plan)[0], str(store))
     resumed = plan_overlaps(str(store))
     assert resumed.units == plan.units
     assert [overlap_unit(u, str(store)) for u in resumed.units] == [0] * len(plan.units)

@@ -36,16 +36,6 @@ class Commit:
     partners: tuple[str, ...]
     keys: tuple[str, ...]
 
-    @property
-    def nbytes(self) -> int:
-        """Bits to read: none."""
-        return 0
-
-    @property
-    def memory(self) -> int:
-        """Bytes that a worker needs."""
-        return 600 << 20
-
 
 def commits(plan: OverlapPlan) -> list[Commit]:
     """The files that a pass writes once its units are done."""
@@ -63,26 +53,54 @@ def commits(plan: OverlapPlan) -> list[Commit]:
     ]
 
 
-def commit_overlaps(commit: Commit, store_root: str) -> None:
-    """Write the overlaps of one pair_b over its older file, whose other rows stay as they are.
+@dataclass(frozen=True, slots=True)
+class CommitUnit:
+    """A unit of work that writes some files: one takes 5 ms, as much as the task around it."""
+
+    commits: tuple[Commit, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bits to read: none."""
+        return 0
+
+    @property
+    def memory(self) -> int:
+        """Bytes that a worker needs."""
+        return 600 << 20
+
+
+def commit_units(plan: OverlapPlan, size: int = 8) -> list[CommitUnit]:
+    """The files that a pass writes, `size` to a unit."""
+    every = commits(plan)
+    return [CommitUnit(tuple(every[n : n + size])) for n in range(0, len(every), size)]
+
+
+def commit_overlaps(unit: CommitUnit, store_root: str) -> None:
+    """Write the overlaps of each pair_b over its older file, whose other rows stay as they are.
 
     Raises:
         StoreError: a finished unit is gone, masks lack blocks, or the store cannot be written.
     """
     store = Store.open(store_root)
     with store_errors(store_root):
-        tensors = compared_tensors(store, commit.pair_b)
-        found = _Sums(commit, tensors)
-        for key in commit.keys:
-            found.add(_batch(store, commit, key))
-        old = kept_overlaps(store, commit.pair_b)
-        table = merged(old, found.table(), list(tensors))
-        path = overlap_path(commit.pair_b)
-        scratch = store.files.scratch(
-            f"{staging_of(commit.criterion, commit.fraction)}/{commit.pair_b}"
-        )
-        write_parquet(table, scratch)
-        store.files.publish(scratch, path)
+        for commit in unit.commits:
+            _commit(commit, store)
+
+
+def _commit(commit: Commit, store: Store) -> None:
+    tensors = compared_tensors(store, commit.pair_b)
+    found = _Sums(commit, tensors)
+    for key in commit.keys:
+        found.add(_batch(store, commit, key))
+    old = kept_overlaps(store, commit.pair_b)
+    table = merged(old, found.table(), list(tensors))
+    path = overlap_path(commit.pair_b)
+    scratch = store.files.scratch(
+        f"{staging_of(commit.criterion, commit.fraction)}/{commit.pair_b}"
+    )
+    write_parquet(table, scratch)
+    store.files.publish(scratch, path)
 
 
 def _batch(store: Store, commit: Commit, key: str) -> pa.RecordBatch | None:

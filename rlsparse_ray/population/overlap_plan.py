@@ -2,11 +2,12 @@
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import combinations
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -26,6 +27,11 @@ from rlsparse_ray.population.overlap_units import (
 )
 from rlsparse_ray.store import Store, table_path
 from rlsparse_ray.tables import check_file
+
+T = TypeVar("T")
+
+_AT_ONCE = 8
+"""Pairs whose small files are read at the same time."""
 
 _COMPARED = pa.array(["compared", "identical", "partial_rows"])
 
@@ -91,12 +97,12 @@ def plan_overlaps(store_root: str, criterion: str = "exact", fraction: float = 1
                 f"store {store_root}: no pair keeps masks of criterion {criterion}: name it in "
                 f"`settings: criteria:` of the corpus and extract again"
             )
-        tensors = {i: compared_tensors(store, i) for i in ids}
+        tensors = each(partial(compared_tensors, store), ids)
         wanted, incomparable, known = _wanted(store, tensors, criterion, fraction)
         units: list[Unit] = []
         if wanted:
             needed = sorted({i for pair in wanted for i in pair})
-            parts = {i: PartIndex(store, rows[i], criterion) for i in needed}
+            parts = each(lambda i: PartIndex(store, rows[i], criterion), needed)
             for tile in tiles(wanted):
                 units += cut(tile, criterion, fraction, tensors, parts)
     return OverlapPlan(criterion, fraction, ids, wanted, known, incomparable, tuple(units))
@@ -105,12 +111,19 @@ def plan_overlaps(store_root: str, criterion: str = "exact", fraction: float = 1
 def current_pairs(store: Store) -> list[dict[str, Any]]:
     """Rows of the current pairs: of the same name, base and tuned source the one of last."""
     newest: dict[tuple[str, ...], dict[str, Any]] = {}
-    for pair_id in sorted(store.committed()):
-        row = store.pair_row(pair_id) | {"pair_id": pair_id}
+    for pair_id, found in each(store.pair_row, sorted(store.committed())).items():
+        row = found | {"pair_id": pair_id}
         key = (row["name"], row["base_source"], row["tuned_source"])
         if key not in newest or newest[key]["created_at"] <= row["created_at"]:
             newest[key] = row
     return list(newest.values())
+
+
+def each(function: Callable[[str], T], pair_ids: Iterable[str]) -> dict[str, T]:
+    """What a function reads of each pair, several at once: each is a wait for disk or network."""
+    ids = list(pair_ids)
+    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="rlsparse-plan") as pool:
+        return dict(zip(ids, pool.map(function, ids), strict=True))
 
 
 def compared_tensors(store: Store, pair_id: str) -> dict[str, TensorFacts]:

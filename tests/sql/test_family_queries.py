@@ -15,7 +15,7 @@ from scipy import stats
 from rlsparse_ray import sql
 from rlsparse_ray.population.consensus import consensus
 from rlsparse_ray.population.overlap import overlap_unit
-from rlsparse_ray.population.overlap_commit import commit_overlaps, commits
+from rlsparse_ray.population.overlap_commit import commit_overlaps, commit_units
 from rlsparse_ray.population.overlap_plan import begin, plan_overlaps
 from rlsparse_ray.store import Store as Store_
 from tests.sql.conftest import Pair, Store, Tensor, _row, _write
@@ -508,8 +508,8 @@ def count_overlaps(place, fraction=1.0):
     begin(plan, Store_.open(place))
     for unit in plan.units:
         overlap_unit(unit, str(place))
-    for commit in commits(plan):
-        commit_overlaps(commit, str(place))
+    for unit in commit_units(plan):
+        commit_overlaps(unit, str(place))
 
 
 def test_overlaps_that_were_counted_give_the_same_answers(zoo, zoo_con, tmp_path):
