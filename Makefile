@@ -1,7 +1,8 @@
 # make demo    the whole way on real RL-tuned weights that it trains itself (FAST=1: without SmolLM2)
 # make test    the whole test suite
 # make check   formatter, linter, type checker
-.PHONY: install demo test check bench clean
+# make drill   what is lost and what is done again when parts of a Ray cluster die
+.PHONY: install demo test check bench drill clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -28,6 +29,9 @@ check: install
 
 bench: install
 	$(BIN)/python benchmarks/extract.py
+
+drill: install
+	$(BIN)/python -m tests.drill
 
 clean:
 	rm -rf .venv rlsparse-demo

@@ -5,6 +5,16 @@
 --   FROM pairs;
 --   FROM overlap_total('grpo-seed0', 'grpo-seed1');
 --
+-- A store in a bucket, in a shell that has the extension (INSTALL httpfs, once):
+--
+--   LOAD httpfs;
+--   CREATE SECRET (TYPE s3, KEY_ID '...', SECRET '...', REGION 'eu-west-1');
+--   SET VARIABLE store = 's3://bucket/prefix';
+--   .read queries/setup.sql
+--
+-- Servers other than AWS take ENDPOINT 'host:port', URL_STYLE 'path' and USE_SSL false in the
+-- secret as well. Write the characters *, ? and [ in the place of a store as [*], [?] and [[].
+--
 -- Then every file of queries/ runs as it is, after SET VARIABLE of the parameters in its header.
 -- Only the rows of `pairs` are copied, so a session sees the pairs that were committed when it
 -- began: read this file again to see later ones. All else stays in the Parquet files, and what is
@@ -54,14 +64,24 @@ SELECT
     block,              -- parameters in a mask block
     schema_version,     -- version of these schemas
     software_version,   -- rlsparse_ray version that wrote the pair
-    bytes_read,         -- bytes of weights of both sides that the pair's numbers rest on
+    lineage_score,      -- mean cosine of both in a few sampled matrices, near 1: a pair; null: no sample
+    bytes_read,         -- bytes of weights that the numbers rest on; shared ones count once
     seconds,            -- seconds of work in its slices; shared slices count in full
     created_at,         -- when the pair was committed
     parts               -- every file of the pair but this one
-FROM read_parquet(
-    getvariable('store') || '/pairs/*/pairs.parquet',
-    hive_partitioning = true, hive_types_autocast = false
+FROM (
+    -- an empty row of the columns that stores of version 1 lack
+    SELECT null::DOUBLE AS lineage_score WHERE false
+    UNION ALL BY NAME
+    FROM read_parquet(
+        getvariable('store') || '/pairs/*/pairs.parquet',
+        hive_partitioning = true, hive_types_autocast = false, union_by_name = true
+    )
 );
+
+-- Whether some pairs were written before version 2. Only then are the columns of all files matched
+-- by name, because that opens every file of the view for every question.
+SET VARIABLE mixed_versions = (SELECT coalesce(min(schema_version) < 2, false) FROM all_pairs);
 
 -- The current pairs: of the same name, base and tuned source the one committed last. A model
 -- that moved on was extracted again under a new pair_id; the older row stays in all_pairs, and
@@ -130,16 +150,18 @@ SELECT
     pair_id,            -- readable slug and hash of both revisions and the settings
     tensor,             -- canonical name: prefixes such as `model.` removed
     tensor_key,         -- canonical name and compared shape; the only key to join pairs on
-    base_name,          -- name in the base model; null if it has none
-    tuned_name,         -- name in the tuned model; null if it has none
+    base_name,          -- name in the base model, [rows] if cut out; null if it has none
+    tuned_name,         -- name in the tuned model, [rows] if cut out; null if it has none
     layer,              -- layer number in the name; null outside the layers
     module,             -- name inside the layer, without .weight or .bias
     kind,               -- embedding, attention, mlp, norm, head, router, expert or other
     shape,              -- compared shape; null if not compared
     base_shape,         -- shape in the base model
     tuned_shape,        -- shape in the tuned model
-    base_dtype,         -- stored dtype in the base model
-    tuned_dtype,        -- stored dtype in the tuned model
+    base_dtype,         -- dtype in the base model: as stored, or of the decoded values
+    tuned_dtype,        -- dtype in the tuned model: as stored, or of the decoded values
+    base_encoding,      -- how base values are made, e.g. mxfp4; null: as stored
+    tuned_encoding,     -- the same of the tuned model, e.g. lora r=16 scale=2
     compare_dtype,      -- dtype in which both were compared
     status,             -- compared, identical, base_only, tuned_only, shape_mismatch,
                         -- partial_rows or tied
@@ -151,11 +173,16 @@ SELECT
     base_inf,           -- infinite values in the compared base
     tuned_nan,          -- NaN values in the compared tuned tensor
     tuned_inf,          -- infinite values in the compared tuned tensor
-    base_xxh3,          -- XXH3-64 of all stored bytes of the base tensor, hex
-    tuned_xxh3          -- XXH3-64 of all stored bytes of the tuned tensor, hex
-FROM read_parquet(
-    getvariable('store_files')['tensors'],
-    hive_partitioning = true, hive_types_autocast = false
+    base_xxh3,          -- XXH3-64 of all bytes of the base tensor, decoded if encoded, hex
+    tuned_xxh3          -- XXH3-64 of all bytes of the tuned tensor, decoded likewise, hex
+FROM (
+    SELECT null::VARCHAR AS base_encoding, null::VARCHAR AS tuned_encoding WHERE false
+    UNION ALL BY NAME
+    FROM read_parquet(
+        getvariable('store_files')['tensors'],
+        hive_partitioning = true, hive_types_autocast = false,
+        union_by_name = getvariable('mixed_versions')
+    )
 );
 
 -- One row a pair x tensor x criterion.
@@ -348,6 +375,63 @@ WHERE pair_a IN (SELECT pair_id FROM pairs) AND pair_b IN (SELECT pair_id FROM p
 
 -- The same by the name of the table, which is a word of SQL and has to be quoted.
 CREATE OR REPLACE TEMP VIEW "overlaps" AS FROM pair_overlaps;
+
+-- One row a refresh of the store from a corpus. There may be none; see named_masks.
+SET VARIABLE refresh_files = (
+    SELECT list(getvariable('store') || '/' || path ORDER BY path)
+    FROM (
+        SELECT regexp_extract(file, '[^/]+/[^/]+/[^/]+$') AS path
+        FROM glob(getvariable('store') || '/refreshes/*/refreshes.parquet')
+    )
+);
+
+CREATE OR REPLACE TEMP VIEW refreshes AS
+SELECT
+    refresh,            -- when it began, and a random part: sorts by time
+    corpus,             -- corpus file, as it was called
+    holder,             -- machine and process that did it
+    started_at,         -- when it began
+    seconds,            -- from its beginning to its end
+    pairs,              -- pairs in the corpus
+    added,              -- pairs extracted that the store had at no revision
+    moved,              -- pairs that it had at other revisions, and the pair_id that was current
+                        -- until then
+    relabelled,         -- pairs of which only labels of the corpus had changed
+    unchanged,          -- pairs that were there already
+    failed,             -- pairs that were not extracted, and why; tried again next time
+    doubts,             -- extracted pairs whose base may not be their base, and why
+    bytes_read,         -- bytes of weights that were read
+    overlap_criteria,   -- criteria whose overlaps were kept up to date
+    sample_fraction,    -- share of the blocks in which overlaps are counted; 1: all
+    overlaps_counted,   -- overlaps of two pairs that were counted
+    audits,             -- audits that were run; 0: the store was as the refresh before had found
+                        -- it, in order
+    findings,           -- what they found, the first 1,000
+    ok,                 -- no pair failed and no audit found anything
+    state,              -- hash of the listing of the store, less its refreshes, at the end
+    schema_version,     -- version of these schemas
+    software_version    -- rlsparse_ray version that did it
+FROM (
+    SELECT
+        NULL::VARCHAR AS refresh, NULL::VARCHAR AS corpus, NULL::VARCHAR AS holder,
+        NULL::TIMESTAMPTZ AS started_at, NULL::BIGINT AS pairs,
+        NULL::STRUCT(name VARCHAR, pair_id VARCHAR)[] AS added,
+        NULL::STRUCT(name VARCHAR, pair_id VARCHAR, superseded VARCHAR)[] AS moved,
+        NULL::STRUCT(name VARCHAR, pair_id VARCHAR)[] AS relabelled,
+        NULL::BIGINT AS unchanged,
+        NULL::STRUCT(name VARCHAR, message VARCHAR)[] AS failed,
+        NULL::STRUCT(name VARCHAR, message VARCHAR)[] AS doubts,
+        NULL::VARCHAR[] AS overlap_criteria, NULL::DOUBLE AS sample_fraction,
+        NULL::BIGINT AS overlaps_counted, NULL::INTEGER AS audits,
+        NULL::STRUCT("check" VARCHAR, pair_id VARCHAR, problem VARCHAR)[] AS findings,
+        NULL::BOOLEAN AS ok, NULL::VARCHAR AS state
+    UNION ALL BY NAME
+    FROM read_parquet(
+        coalesce(getvariable('refresh_files'), getvariable('any_pair_file')),
+        hive_partitioning = true, hive_types_autocast = false
+    )
+)
+WHERE refresh IS NOT NULL;
 
 
 -- ---------------------------------------------------------------------------------------------
@@ -947,6 +1031,12 @@ FROM (
 CREATE OR REPLACE TEMP MACRO sum_of_all(counted_) AS
     CASE WHEN count(counted_) = count(*) THEN sum(counted_)::BIGINT END;
 
+-- The bits of a block; the last one of a tensor is filled with zeros to the 8,192 bytes of the others.
+CREATE OR REPLACE TEMP MACRO whole_block(bits_) AS
+    CASE WHEN octet_length(bits_) = 8192 THEN bits_
+        ELSE bits_ || repeat('\x00'::BLOB, 8192 - octet_length(bits_))
+    END;
+
 -- One row a trajectory x tensor x checkpoint after the first: those sets counted, from the masks.
 -- The row is missing where an interval up to it has no mask, and what needs a mask against the start
 -- is null where that is not there.
@@ -960,7 +1050,8 @@ WITH wanted AS MATERIALIZED (
             (SELECT trajectory_of(nullif(trajectory_, '*'))), t.trajectory)
 ),
 blocks AS (
-    SELECT w.*, m.tensor_key, m.block, m.numel, m.changed, m.bits::BIT AS bits
+    -- all of one length: DuckDB 1.x combines the rows of several partitions of a window
+    SELECT w.*, m.tensor_key, m.block, m.numel, m.changed, whole_block(m.bits)::BIT AS bits
     FROM masks AS m
     JOIN wanted AS w USING (pair_id)
     WHERE m.criterion = criterion_ AND (w.from_start OR w.consecutive)

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from rlsparse_ray.checks import verify
     from rlsparse_ray.cluster import extract
     from rlsparse_ray.corpus import load_corpus
     from rlsparse_ray.plan import make_plan
     from rlsparse_ray.sql import connect, run_query, run_sql
+    from rlsparse_ray.upkeep.checks import verify
 
 __all__ = [
     "connect",
@@ -42,7 +42,7 @@ _HOMES = {
     "overlaps": "cluster",
     "run_query": "sql",
     "run_sql": "sql",
-    "verify": "checks",
+    "verify": "upkeep.checks",
 }
 
 

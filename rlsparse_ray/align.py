@@ -3,14 +3,18 @@
 Every tensor of either side gets a row with a status. The one exception is an `lm_head` that a
 checkpoint stores although its config ties it to the embedding, while the other side has a head
 of its own: the embedding is the head that the model uses, so it is what the row compares.
+Quantised tensors stand for their values, and fused ones for their parts where the other side has
+the parts.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 
 from rlsparse_ray.errors import CheckpointError
+from rlsparse_ray.fused import split_fused
 from rlsparse_ray.naming import canonical_names, describe
+from rlsparse_ray.weights.derived import derive
 from rlsparse_ray.weights.spec import DTYPES, FLOAT_DTYPES, Checkpoint, TensorSpec
 
 _HEAD = "lm_head.weight"
@@ -21,7 +25,6 @@ _EMBEDDINGS = (
     "tok_embeddings.weight",
     "shared.weight",
 )
-_SCALES = ("_scale_inv", "_scale")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,22 +89,27 @@ def align(
     tied = {_HEAD} if before.tied and after.tied else set()
     before.use_real_head(after)
     after.use_real_head(before)
+    before.tensors, after.tensors = split_fused(before.tensors, after.tensors)
     names = dict.fromkeys([*before.tensors, *sorted(after.tensors)])
     rows = [_row(name, before, after, compare_dtype, name in tied) for name in names]
     _check_common(rows, before, after)
     order = {tensor.name: place for place, tensor in enumerate(base.tensors)}
-    rows.sort(key=lambda row: order[row.base.name] if row.base else len(order))
+    rows.sort(key=lambda row: _place(row.base, order))
     return tuple(rows)
+
+
+def _place(base: TensorSpec | None, order: Mapping[str, int]) -> tuple[int, int]:
+    return (order[base.stored_name], base.offset) if base else (len(order), 0)
 
 
 class _Side:
     """One checkpoint under canonical names, in its own order."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
-        names = canonical_names(tensor.name for tensor in checkpoint.tensors)
+        tensors = derive(checkpoint).tensors
+        names = canonical_names(tensor.name for tensor in tensors)
         self.source = checkpoint.source
-        self.stored = checkpoint.by_name
-        self.tensors = {names[tensor.name]: tensor for tensor in checkpoint.tensors}
+        self.tensors = {names[tensor.name]: tensor for tensor in tensors}
         self.embedding = next((n for n in _EMBEDDINGS if n in self.tensors), None)
         self.tied = self._is_tied(checkpoint.tied_embeddings)
 
@@ -118,11 +126,6 @@ class _Side:
         if self.tied and not other.tied and self.embedding and _HEAD in other.tensors:
             self.tensors[_HEAD] = self.tensors[self.embedding]
 
-    def scale_of(self, tensor: TensorSpec) -> str | None:
-        """The name of the tensor that holds the scales of a quantised one."""
-        names = (tensor.name + suffix for suffix in _SCALES)
-        return next((name for name in names if name in self.stored), None)
-
 
 def _row(name: str, before: _Side, after: _Side, compare_dtype: str | None, tied: bool) -> Aligned:
     base, tuned = before.tensors.get(name), after.tensors.get(name)
@@ -130,7 +133,6 @@ def _row(name: str, before: _Side, after: _Side, compare_dtype: str | None, tied
     status, shape = _status(base, tuned, place.kind, tied)
     dtype = None
     if base is not None and tuned is not None and shape is not None:
-        _check_scales(name, before.scale_of(base), after.scale_of(tuned))
         dtype = _common_dtype(name, base.dtype, tuned.dtype, compare_dtype)
     return Aligned(name, base, tuned, status, shape, dtype, place.layer, place.module, place.kind)
 
@@ -170,16 +172,6 @@ def _common_dtype(name: str, base: str, tuned: str, compare_dtype: str | None) -
         f"tensor {name}: {base} in the base, {tuned} in the tuned model: integers are compared "
         "only in one dtype: convert one side, or leave the tensor out of both"
     )
-
-
-def _check_scales(name: str, base: str | None, tuned: str | None) -> None:
-    """Scaled fp8 values and plain weights differ everywhere, which says nothing about training."""
-    if (base is None) != (tuned is None):
-        side = "base" if base else "tuned model"
-        raise CheckpointError(
-            f"tensor {name}: quantised with scales ({base or tuned}) in the {side} only: "
-            "dequantise that side to bf16"
-        )
 
 
 def _check_common(rows: Iterable[Aligned], before: _Side, after: _Side) -> None:

@@ -1,7 +1,7 @@
 """From the finished slices of a pair to its committed row."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -15,9 +15,9 @@ from rlsparse_ray.compare.criteria import counted_with, parse_criterion
 from rlsparse_ray.corpus import PairEntry
 from rlsparse_ray.entries import TrajectoryPair
 from rlsparse_ray.errors import StoreError
-from rlsparse_ray.files import store_errors
-from rlsparse_ray.plan import PlannedPair
+from rlsparse_ray.plan import KeptPair, PlannedPair
 from rlsparse_ray.rows import Rows
+from rlsparse_ray.storage.files import store_errors
 from rlsparse_ray.store import SMALL_TABLES, SliceResult, Store
 from rlsparse_ray.tables import SCHEMA_VERSION
 
@@ -27,7 +27,9 @@ LABELS = tuple(
 """Columns of `pairs` that come straight from the corpus file."""
 
 
-def commit_pair(pair: PlannedPair, keys: Sequence[str], store_root: str) -> None:
+def commit_pair(
+    pair: PlannedPair, keys: Sequence[str], store_root: str, lineage_score: float | None
+) -> None:
     """Merge the slices named `keys` (in their order) and make the pair visible.
 
     Raises:
@@ -41,20 +43,33 @@ def commit_pair(pair: PlannedPair, keys: Sequence[str], store_root: str) -> None
             if not row.compared:
                 rest.add_uncompared(row)
         small = _merge([result.tables for result in results] + [rest.tables()])
-        store.commit(pair.pair_id, _pair_row(pair, results, small["tensors"]), small)
+        facts = _pair_row(pair, results, small["tensors"]) | {"lineage_score": lineage_score}
+        store.commit(pair.pair_id, facts, small)
 
 
-def relabel_pair(pair: PlannedPair, store_root: str) -> bool:
+def relabel_pair(pair: PlannedPair | KeptPair, store_root: str) -> bool:
     """Bring the labels of a committed pair up to date; True if any had changed."""
     store = Store.open(store_root)
     row = store.pair_row(pair.pair_id)
-    new = _labels(pair.entry)
-    if all(row[name] == value for name, value in new.items()):
+    stale = stale_labels(pair.entry, row)
+    if not stale:
         return False
     with store_errors(store_root):
-        store.write_pair(pair.pair_id, row | new)
+        store.write_pair(pair.pair_id, row | stale)
         store.drop_staging(pair.pair_id)
     return True
+
+
+def stale_labels(entry: PairEntry, row: Mapping[str, Any]) -> dict[str, Any]:
+    """The labels that the row of a pair lacks or has otherwise, as the corpus has them now."""
+    return {name: value for name, value in _labels(entry).items() if row[name] != value}
+
+
+def recommit_pair(pair: KeptPair, store: Store) -> None:
+    """Make a superseded pair the current one again: its models are back where they were."""
+    row = store.pair_row(pair.pair_id) | _labels(pair.entry) | {"created_at": datetime.now(UTC)}
+    with store_errors(store.root):
+        store.write_pair(pair.pair_id, row)
 
 
 def _result(store: Store, pair_id: str, key: str) -> SliceResult:

@@ -2,9 +2,11 @@
 
 import json
 import math
+import os
 import sys
+import time
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -23,6 +25,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from rlsparse_ray.errors import RlsparseError
 from rlsparse_ray.store import write_parquet
 
 out = Console(highlight=False)
@@ -161,8 +164,19 @@ def size(nbytes: int) -> str:
     return f"{nbytes} B" if power == 0 else f"{nbytes / 1024**power:.1f} {unit}"
 
 
-def byte_progress(what: str) -> Progress:
-    """A progress bar over bytes on standard error; nothing where that is no terminal."""
+def with_progress(what: str, total: int, work: Callable[[Callable[[int], None]], Any]) -> Any:
+    """Run `work`, giving it a function to call with the bytes it has done.
+
+    On a terminal a bar shows them; elsewhere, as in the log of a job, a line comes now and then.
+    """
+    if not err.is_terminal:
+        return work(_Lines(what, total).advance)
+    with _byte_progress(what) as bar:
+        task = bar.add_task(what, total=total)
+        return work(lambda nbytes: bar.advance(task, nbytes))
+
+
+def _byte_progress(what: str) -> Progress:
     return Progress(
         TextColumn(f"[bold]{what}"),
         BarColumn(),
@@ -170,15 +184,45 @@ def byte_progress(what: str) -> Progress:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
         console=err,
-        disable=not err.is_terminal,
     )
 
 
-def with_progress(what: str, total: int, work: Callable[[Callable[[int], None]], Any]) -> Any:
-    """Run `work`, giving it a function to call with the bytes it has done."""
-    with byte_progress(what) as bar:
-        task = bar.add_task(what, total=total)
-        return work(lambda nbytes: bar.advance(task, nbytes))
+class _Lines:
+    """Progress as lines on standard error, RLSPARSE_PROGRESS_SECONDS apart at least."""
+
+    def __init__(self, what: str, total: int) -> None:
+        self.what, self.total, self.done = what, total, 0
+        self.apart = _seconds_apart()
+        self.said = time.monotonic()
+        self.start: tuple[float, int] | None = None
+
+    def advance(self, nbytes: int) -> None:
+        now = time.monotonic()
+        self.done += nbytes
+        if self.start is None:
+            # the first call counts what was done before, which says nothing of the speed
+            self.start = now, self.done
+        elif now - self.said >= self.apart:
+            self.said = now
+            err.print(self._line(now - self.start[0], self.done - self.start[1]))
+
+    def _line(self, seconds: float, nbytes: int) -> str:
+        share = self.done / self.total if self.total else 1.0
+        line = f"{self.what}: {size(self.done)} of {size(self.total)} ({share:.1%})"
+        if not nbytes:
+            return line
+        left = timedelta(seconds=round((self.total - self.done) * seconds / nbytes))
+        return f"{line}, {size(int(nbytes / seconds))}/s, {left} left"
+
+
+def _seconds_apart() -> float:
+    said = os.environ.get("RLSPARSE_PROGRESS_SECONDS", "30")
+    try:
+        return float(said)
+    except ValueError:
+        raise RlsparseError(
+            f"RLSPARSE_PROGRESS_SECONDS={said!r} is not a number of seconds: unset it or give one"
+        ) from None
 
 
 def _is_number(kind: pa.DataType) -> bool:

@@ -7,6 +7,8 @@
     trajectories:
       - name: ppo
         checkpoints: [{model: ./models/base}, {model: ./ppo/12, step: 12}, ...]
+    discover:
+      - {base: hf://Qwen/Qwen2.5-7B, tags: [grpo, ppo], max_models: 20, deny: [someone, "*-test"]}
 
 Every error says `path:line: what to write instead`. What each key means is in `entries`. Corpora of
 public models ship with the package and are known by name: `paper`, `simpo`, ...
@@ -23,6 +25,7 @@ from pydantic_core import ErrorDetails
 from rlsparse_ray.entries import (
     CheckpointEntry,
     Corpus,
+    DiscoverRule,
     PairEntry,
     Settings,
     Trajectory,
@@ -124,6 +127,7 @@ _PLAIN = {
     "dict_type": "write a mapping",
     "model_type": "write a mapping",
     "string_too_short": "write at least one character",
+    "too_short": "write at least one, or leave the key out",
 }
 """Pydantic speaks of Python types where the file has YAML."""
 
@@ -158,6 +162,8 @@ def _model_at(loc: tuple[int | str, ...]) -> type[BaseModel]:
         return Corpus
     if loc[0] == "trajectories":
         return CheckpointEntry if len(loc) > 3 else Trajectory
+    if loc[0] == "discover":
+        return DiscoverRule
     return PairEntry if loc[0] == "pairs" else Settings
 
 

@@ -1,4 +1,4 @@
-"""What a corpus file may say: settings, pairs and trajectories, as checked models.
+"""What a corpus file may say: settings, pairs, trajectories and rules, as checked models.
 
 No file is read here: `rlsparse_ray.corpus` does that and says on which line an error is.
 """
@@ -19,6 +19,8 @@ from pydantic import (
 )
 
 from rlsparse_ray.compare.criteria import parse_criterion
+from rlsparse_ray.errors import CheckpointError
+from rlsparse_ray.weights.hub_address import parse_address
 from rlsparse_ray.weights.spec import FLOAT_DTYPES
 
 _UNITS = {"": 1} | {
@@ -55,6 +57,20 @@ def _float_dtype(value: str) -> str:
     return value
 
 
+def _hub_address(value: str) -> str:
+    try:
+        parse_address(value)
+    except CheckpointError as error:
+        raise ValueError(str(error)) from error
+    return value
+
+
+def _denied(value: str) -> str:
+    if "://" in value or value.count("/") > 1:
+        raise ValueError(f"{value!r}: write org, org/repo or a pattern such as *-GGUF")
+    return value
+
+
 def _labels(value: Any) -> Any:
     if not isinstance(value, Mapping):
         return value
@@ -80,6 +96,9 @@ class _Model(BaseModel):
 
 
 _Text = Annotated[str, Field(min_length=1)]
+
+Relation = Literal["finetune", "adapter", "quantized", "merge"]
+"""The relations of the hub's model tree."""
 
 
 class Settings(_Model):
@@ -231,8 +250,40 @@ class Trajectory(_Run):
         )
 
 
+class DiscoverRule(_Model):
+    """Which models of the hub become pairs: those whose cards name a base, with some tags."""
+
+    base: Annotated[_Text, AfterValidator(_hub_address)]
+    """The base of all these pairs, hf://org/repo, as the cards write it; revisions are kept."""
+    tags: tuple[_Text, ...] = ()
+    """A model has one of these tags (dpo, grpo, ..., dataset:org/name, license:mit); none: any."""
+    by_name: bool = False
+    """Whether a tag may also be a word of the repository's name."""
+    relations: tuple[Relation, ...] = Field(default=("finetune",), min_length=1)
+    """How the hub's model tree relates a model to the base."""
+    several_bases: bool = False
+    """Whether to take models whose cards name other bases too: which one is right, none says."""
+    gated: bool = False
+    """Whether to take models whose terms must be accepted; your token needs access to each."""
+    min_downloads: Annotated[int, Field(ge=0)] = 0
+    """Downloads of all time: a number that only grows, so a model that is in stays in."""
+    min_likes: Annotated[int, Field(ge=0)] = 0
+    """Likes."""
+    created_since: date | None = None
+    """First day on which the repository may have been created, in UTC."""
+    updated_since: date | None = None
+    """First day on which it may have been changed for the last time, in UTC."""
+    max_models: Annotated[int, Field(ge=1)] = 100
+    """Most pairs of the rule. The oldest repositories go first: newer ones never replace them."""
+    deny: tuple[Annotated[_Text, AfterValidator(_denied)], ...] = ()
+    """What to leave out: org, org/repo or a pattern over org/repo such as *-GGUF; case is no
+    matter."""
+    family: str | None = None
+    """Model family of these pairs, as a fact; else it is guessed from the name of the base."""
+
+
 class Corpus(_Model):
-    """A list of pairs and trajectories."""
+    """A list of pairs and trajectories, and of rules that find more pairs."""
 
     version: Literal[1]
     """Version of this file format."""
@@ -242,10 +293,12 @@ class Corpus(_Model):
     """The pairs."""
     trajectories: tuple[Trajectory, ...] = ()
     """Runs with their checkpoints, which expand into pairs."""
+    discover: tuple[DiscoverRule, ...] = ()
+    """Rules by which the hub is asked for more pairs, each time that the corpus is planned."""
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
-        if not self.pairs and not self.trajectories:
+        if not self.pairs and not self.trajectories and not self.discover:
             raise ValueError("no pairs and no trajectories: there is nothing to compare")
         for what, names in (
             ("trajectory", [trajectory.name for trajectory in self.trajectories]),
@@ -257,6 +310,6 @@ class Corpus(_Model):
         return self
 
     def entries(self) -> tuple[PairEntry, ...]:
-        """Everything to compare: the pairs, then what the trajectories expand into."""
+        """The pairs, then what the trajectories expand into; no rule is asked here."""
         expanded = (pair for trajectory in self.trajectories for pair in trajectory.pairs())
         return (*self.pairs, *expanded)

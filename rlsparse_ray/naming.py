@@ -19,16 +19,21 @@ _CONTAINERS = frozenset({"layers", "layer", "h", "blocks", "block", "resblocks",
 """Names after which a number is a layer number."""
 
 _NORM = re.compile(r"norm|^ln(_|\d|$)|_ln(_|\d|$)")
-_EXPERT = re.compile(r"^(shared_)?experts?$")
-_ROUTER = re.compile(r"^(router|gate|shared_expert_gate)$")
+# what follows experts: Meta's own names of Llama 4 (its shared expert), OpenAI's of gpt-oss
+_EXPERT = re.compile(r"^(shared_)?experts?$|^w_(in_shared_fd|out_shared_df|swiglu_fd)$|^mlp\d_")
+_ROUTER = re.compile(r"^(router(_de)?|gate|shared_expert_gate)$")
 _HEAD = re.compile(r"^(lm_head|score|v_head|value_head|embed_out|classifier)$")
+_WHOLE_HEADS = frozenset({"output", "output_layer", "head", "unembedding", "ff_out"})
+"""Heads in original releases (Llama, ChatGLM, DeepSeek, gpt-oss, OLMo): not as a part of a name."""
+
 _EMBEDDING = re.compile(
-    r"^(wte|wpe|embed_(tokens|positions|in)(_per_layer)?|pos_embed|(?!patch).*embeddings?)$"
+    r"^(wte|wpe|embed|embed_(tokens|positions|in)(_per_layer)?|pos_embed"
+    r"|(?!patch).*embeddings?(_vlm)?)$"
 )
-_ATTENTION = re.compile(r"attn|attention|^[qkvo]_proj$|^qkv$")
+_ATTENTION = re.compile(r"attn|attention|^att_proj$|^[qkvo]_proj$|^qkv$")
 _MLP = re.compile(
     r"^(mlp\d*|ffn|ff|feed_?forward|block_sparse_moe|moe|fc\d|c_fc|densereludense|intermediate"
-    r"|(gate|up|down|gate_up)_proj)$"
+    r"|ff_(proj|out)|(gate|up|down|gate_up)_proj)$"
 )
 
 
@@ -90,11 +95,15 @@ def _kind(parts: list[str], layer: int | None) -> str:
     def has(pattern: re.Pattern[str]) -> bool:
         return any(pattern.search(part) for part in parts)
 
+    outside = layer is None
     ordered = [
         ("norm", has(_NORM)),
         ("expert", has(_EXPERT)),
-        ("head", layer is None and has(_HEAD)),
-        ("embedding", layer is None and has(_EMBEDDING) and "patch" not in ".".join(parts)),
+        ("head", outside and (has(_HEAD) or ".".join(parts) in _WHOLE_HEADS)),
+        # DeepSeek's layer that predicts one more token has a head and an embedding of its own
+        ("head", parts[0] == "shared_head"),
+        ("embedding", outside and has(_EMBEDDING) and "patch" not in ".".join(parts)),
+        ("embedding", parts == ["embed_tokens"]),
         ("attention", has(_ATTENTION)),
         ("router", has(_ROUTER)),
         ("mlp", has(_MLP)),

@@ -93,8 +93,8 @@ def _tensor(row: Aligned, status: str, facts: Row) -> Row:
     return {
         "tensor": row.tensor,
         "tensor_key": row.tensor_key,
-        "base_name": _of(row.base, "name"),
-        "tuned_name": _of(row.tuned, "name"),
+        "base_name": _name(row.base),
+        "tuned_name": _name(row.tuned),
         "layer": row.layer,
         "module": row.module,
         "kind": row.kind,
@@ -103,6 +103,8 @@ def _tensor(row: Aligned, status: str, facts: Row) -> Row:
         "tuned_shape": _of(row.tuned, "shape"),
         "base_dtype": _of(row.base, "dtype"),
         "tuned_dtype": _of(row.tuned, "dtype"),
+        "base_encoding": _of(row.base, "encoding") or None,
+        "tuned_encoding": _of(row.tuned, "encoding") or None,
         "compare_dtype": row.compare_dtype,
         "status": status,
         "numel": row.numel,
@@ -112,3 +114,10 @@ def _tensor(row: Aligned, status: str, facts: Row) -> Row:
 
 def _of(spec: TensorSpec | None, attribute: str) -> Any:
     return None if spec is None else getattr(spec, attribute)
+
+
+def _name(spec: TensorSpec | None) -> str | None:
+    """As stored: of a part with its rows, of a tensor that is made the first one it is made of."""
+    if spec is None:
+        return None
+    return spec.stored_name if spec.inputs else spec.name

@@ -1,7 +1,7 @@
 """One slice, from bytes to tables: reads, casts, compares and writes. Knows nothing of Ray."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Hashable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -22,13 +22,15 @@ from rlsparse_ray.compare import (
     cast_bits,
     parse_criterion,
 )
-from rlsparse_ray.errors import CheckpointError
-from rlsparse_ray.files import store_errors
+from rlsparse_ray.errors import CheckpointError, UnavailableError
 from rlsparse_ray.masks import MaskWriter
 from rlsparse_ray.plan import Slice, SliceTensor
 from rlsparse_ray.rows import Rows
+from rlsparse_ray.storage.files import store_errors
 from rlsparse_ray.store import SliceResult, Store, mask_path
-from rlsparse_ray.weights import Reader, ReadRequest, TensorSpec, prefetch
+from rlsparse_ray.values import Values, values_of
+from rlsparse_ray.weights import DTYPES, FileRef, Reader, ReadRequest, TensorSpec, prefetch
+from rlsparse_ray.weights.hub_cache import cache_files
 
 Raw = npt.NDArray[np.uint8]
 
@@ -42,21 +44,32 @@ class SliceReport:
 
     nbytes: int
     failed: dict[str, str]
+    unavailable: frozenset[str] = frozenset()
+    """Those of the failed that may be read another time."""
 
 
 class _PairError(Exception):
     """A side of some pairs cannot be read; the others of the slice go on without them."""
 
-    def __init__(self, pair_ids: tuple[str, ...], message: str) -> None:
+    def __init__(self, pair_ids: Collection[str], message: str, cause: CheckpointError) -> None:
         super().__init__(message)
         self.pair_ids = pair_ids
+        self.passes = isinstance(cause, UnavailableError)
 
 
-def extract_slice(piece: Slice, store_root: str, device: str = "cpu") -> SliceReport:
+def extract_slice(
+    piece: Slice, store_root: str, device: str = "cpu", keep: Collection[FileRef] = ()
+) -> SliceReport:
     """Do a slice for every pair that does not have it yet.
 
     A pair whose weights cannot be read is left out and reported; the slice is then done again
     for the others, so that none of their rows depends on it.
+
+    Args:
+        piece: the slice.
+        store_root: the store.
+        device: cpu, cuda, cuda:1, ...
+        keep: files of the hub to download whole into its local cache before they are read.
 
     Raises:
         StoreError: the store cannot be written.
@@ -64,19 +77,40 @@ def extract_slice(piece: Slice, store_root: str, device: str = "cpu") -> SliceRe
     store = Store.open(store_root)
     backend = backend_for(device)
     failed: dict[str, str] = {}
+    unavailable: set[str] = set()
     nbytes = 0
+
+    def fail(error: _PairError) -> None:
+        failed.update(dict.fromkeys(error.pair_ids, str(error)))
+        if error.passes:
+            unavailable.update(error.pair_ids)
+
     with store_errors(store_root):
         todo = [i for i in piece.pair_ids if store.staged(i, piece.key(i)) is None]
+        if keep:
+            for error in _keep(piece.only(todo), keep):
+                fail(error)
+            todo = [i for i in todo if i not in failed]
         while todo:
             run = _SliceRun(piece.only(todo), store, backend)
             try:
                 run.finish()
                 todo = []
             except _PairError as error:
-                failed.update(dict.fromkeys(error.pair_ids, str(error)))
+                fail(error)
                 todo = [i for i in todo if i not in error.pair_ids]
             nbytes += run.nbytes
-    return SliceReport(nbytes, failed)
+    return SliceReport(nbytes, failed, frozenset(unavailable))
+
+
+def _keep(piece: Slice, keep: Collection[FileRef]) -> Iterator[_PairError]:
+    """Download files whole; a file that cannot be had fails the pairs that need it."""
+    for file, pair_ids in piece.files.items():
+        if file in keep:
+            try:
+                cache_files([file])
+            except CheckpointError as error:
+                yield _PairError(pair_ids, str(error), error)
 
 
 class _SliceRun:
@@ -121,18 +155,60 @@ class _SliceRun:
         self.store.stage(pair_id, self.piece.key(pair_id), result)
 
     def _compare_all(self) -> None:
-        sides = 1 + max(len(tensor.pairs) for tensor in self.piece.tensors)
+        hold = max(sum(s.values.arrays for s in _sources(t)) for t in self.piece.tensors)
         with Reader() as reader, ExitStack() as stack:
-            buffers = prefetch(self._requests(), reader, READ_AHEAD, hold=sides)
-            stack.callback(buffers.close)  # type: ignore[attr-defined]
+            buffers = prefetch(self._requests(), reader, READ_AHEAD, hold=hold)
+            stack.callback(buffers.close)
             for tensor in self.piece.tensors:
                 _TensorRun(self, tensor, buffers).finish()
 
     def _requests(self) -> Iterator[ReadRequest]:
         for tensor in self.piece.tensors:
-            for start in _windows(tensor, self.backend.window):
-                for spec in _sides(tensor):
-                    yield _range(spec, start, self.backend.window)
+            sources = _sources(tensor)
+            for start in _windows(sources, self.backend.window):
+                for source in sources:
+                    yield from source.values.requests(*source.range(start, self.backend.window))
+
+
+class _Source:
+    """Values that are read once, for whoever compares them: a base, or tuned sides that share them.
+
+    `pair_ids` are the pairs that fail if it cannot be read.
+    """
+
+    def __init__(self, spec: TensorSpec) -> None:
+        self.spec = spec
+        self.values: Values = values_of(spec)
+        self.pair_ids: dict[str, None] = {}
+        self.hash = xxhash.xxh3_64()
+        self.window: Raw = np.empty(0, np.uint8)
+
+    def range(self, start: int, window: int) -> tuple[int, int]:
+        """The part of a window that it has: empty beyond the end of a shorter side."""
+        return min(start, self.spec.numel), min(start + window, self.spec.numel)
+
+
+def _sources(tensor: SliceTensor) -> list[_Source]:
+    """Everything that is read for a tensor, each content once, operands before their users."""
+    found: dict[Hashable, _Source] = {}
+
+    def add(spec: TensorSpec, pair_ids: tuple[str, ...]) -> None:
+        if spec.content not in found:
+            source = _Source(spec)
+            for operand in source.values.operands:
+                add(operand, pair_ids)
+            found[spec.content] = source
+        found[spec.content].pair_ids |= dict.fromkeys(pair_ids)
+
+    add(tensor.base, tuple(i for i, _ in tensor.pairs))
+    for pair_id, row in tensor.pairs:
+        if row.tuned is not None:
+            add(row.tuned, (pair_id,))
+    return list(found.values())
+
+
+def _windows(sources: list[_Source], window: int) -> range:
+    return range(0, max(1, *(source.spec.numel for source in sources)), window)
 
 
 class _TensorRun:
@@ -142,89 +218,87 @@ class _TensorRun:
         self.run = run
         self.tensor = tensor
         self.buffers = buffers
-        self.base_hash = xxhash.xxh3_64()
+        self.sources = {source.spec.content: source for source in _sources(tensor)}
+        self.base = self.sources[tensor.base.content]
         self.scans: dict[tuple[str, int], BaseScan] = {}
-        self.sides = [_TunedSide(i, row, run.masked) for i, row in tensor.pairs]
+        self.sides: dict[Hashable, _TunedSide] = {}
+        for pair_id, row in tensor.pairs:
+            side = _TunedSide(row, self.sources, run.masked)
+            self.sides.setdefault(side.content, side).rows.append((pair_id, row))
 
     def finish(self) -> None:
         """Compare every window, then add the rows of the tensor."""
-        everyone = tuple(side.pair_id for side in self.sides)
-        for start in _windows(self.tensor, self.run.backend.window):
-            base = self._take(self.tensor.base, everyone)
-            self.base_hash.update(base.data)
+        window = self.run.backend.window
+        for start in _windows(list(self.sources.values()), window):
+            for source in self.sources.values():
+                self._read(source, *source.range(start, window))
             loaded: dict[tuple[str, int], Any] = {}
-            for side in self.sides:
-                tuned = self._take(side.spec, (side.pair_id,))
-                side.hash.update(tuned.data)
-                self._compare(side, start, base, tuned, loaded)
-                self.run.pair_bytes[side.pair_id] += base.nbytes + tuned.nbytes
-        for side in self.sides:
+            for side in self.sides.values():
+                self._compare(side, start, loaded)
+        for pair_id, nbytes in self.tensor.pair_nbytes.items():
+            self.run.pair_bytes[pair_id] += nbytes
+        for side in self.sides.values():
             scan = self.scans.get(side.key) or BaseScan(side.scan.request)
-            self.run.found[side.pair_id].add_compared(
-                side.row, scan, side.scan, self.base_hash.hexdigest(), side.hash.hexdigest()
-            )
+            hashes = self.base.hash.hexdigest(), side.source.hash.hexdigest()
+            for pair_id, row in side.rows:
+                self.run.found[pair_id].add_compared(row, scan, side.scan, *hashes)
 
-    def _take(self, spec: TensorSpec, pair_ids: tuple[str, ...]) -> Raw:
-        """The next buffer; what cannot be read fails the pairs that need it."""
-        try:
+    def _read(self, source: _Source, start: int, stop: int) -> None:
+        """The next window of a source; what cannot be read fails the pairs that need it."""
+
+        def take() -> Raw:
             raw = next(self.buffers)
-        except CheckpointError as error:
-            raise _PairError(pair_ids, f"tensor {spec.name}: {error}") from error
-        self.run.nbytes += raw.nbytes
-        return raw
+            self.run.nbytes += raw.nbytes
+            return raw
 
-    def _compare(
-        self, side: "_TunedSide", start: int, base: Raw, tuned: Raw, loaded: dict[Any, Any]
-    ) -> None:
-        backend, fmt = self.run.backend, side.scan.request.format
-        numel = min(backend.window, side.row.numel - start)
+        operands = [self.sources[spec.content].window for spec in source.values.operands]
+        try:
+            source.window = source.values.take(start, stop, take, operands)
+        except CheckpointError as error:
+            message = f"tensor {source.spec.name}: {error}"
+            raise _PairError(tuple(source.pair_ids), message, error) from error
+        source.hash.update(source.window.data)
+
+    def _compare(self, side: "_TunedSide", start: int, loaded: dict[Any, Any]) -> None:
+        backend = self.run.backend
+        numel = min(backend.window, side.numel - start)
         if numel <= 0:
             return
         if side.key not in loaded:
-            bits = cast_bits(_first(base, self.tensor.base, numel), self.tensor.base.dtype, fmt)
-            loaded[side.key] = backend.load(bits)
+            loaded[side.key] = self._load(self.base, side, numel)
             scan = self.scans.setdefault(side.key, BaseScan(side.scan.request))
             scan.add(backend.scan_base(loaded[side.key], side.scan.request))
-        bits = cast_bits(_first(tuned, side.spec, numel), side.spec.dtype, fmt)
-        window = side.scan.compare(backend, loaded[side.key], backend.load(bits), numel)
-        for k, criterion in enumerate(self.run.piece.criteria):
-            self.run.writers[side.pair_id, criterion].add(
-                side.row.tensor_key, start // BLOCK, numel, window.block_changed[k], window.bits[k]
-            )
+        base = loaded[side.key]
+        tuned = base if side.source is self.base else self._load(side.source, side, numel)
+        window = side.scan.compare(backend, base, tuned, numel)
+        for pair_id, row in side.rows:
+            for k, criterion in enumerate(self.run.piece.criteria):
+                self.run.writers[pair_id, criterion].add(
+                    row.tensor_key, start // BLOCK, numel, window.block_changed[k], window.bits[k]
+                )
+
+    def _load(self, source: _Source, side: "_TunedSide", numel: int) -> Any:
+        """The first `numel` values of a window, in the format and place of the comparison."""
+        raw = source.window[: numel * DTYPES[source.spec.dtype]]
+        bits = cast_bits(raw, source.spec.dtype, side.scan.request.format)
+        return self.run.backend.load(bits)
 
 
 class _TunedSide:
-    """The tuned tensor of one pair while it is compared."""
+    """The tuned tensor of some pairs while it is compared: one, or several that share it."""
 
-    def __init__(self, pair_id: str, row: Aligned, masked: tuple[Any, ...]) -> None:
+    def __init__(
+        self, row: Aligned, sources: Mapping[Any, _Source], masked: tuple[Any, ...]
+    ) -> None:
         if row.tuned is None or row.shape is None or row.compare_dtype is None:
             raise ValueError(f"{row.tensor}: a slice holds compared tensors only")
-        self.pair_id = pair_id
-        self.row = row
-        self.spec = row.tuned
-        self.hash = xxhash.xxh3_64()
+        self.numel = row.numel
+        self.source = sources[row.tuned.content]
         self.scan = PairScan(Request(FORMATS[row.compare_dtype], masked), row.shape)
+        self.content: Hashable = (row.tuned.content, row.shape, row.compare_dtype)
+        self.rows: list[tuple[str, Aligned]] = []
 
     @property
     def key(self) -> tuple[str, int]:
-        """Pairs with equal keys share what is known of the base tensor."""
-        return self.scan.request.format.name, self.row.numel
-
-
-def _first(raw: Raw, spec: TensorSpec, numel: int) -> Raw:
-    return raw[: numel * (spec.nbytes // spec.numel)]
-
-
-def _sides(tensor: SliceTensor) -> list[TensorSpec]:
-    return [tensor.base, *(row.tuned for _, row in tensor.pairs if row.tuned is not None)]
-
-
-def _windows(tensor: SliceTensor, window: int) -> range:
-    return range(0, max(1, *(spec.numel for spec in _sides(tensor))), window)
-
-
-def _range(spec: TensorSpec, start: int, window: int) -> ReadRequest:
-    """Bytes of the values from `start` on; none beyond the end of a shorter side."""
-    width = spec.nbytes // max(1, spec.numel)
-    first, last = (min(spec.nbytes, n * width) for n in (start, start + window))
-    return ReadRequest(spec.file, spec.offset + first, last - first)
+        """Sides with equal keys share what is known of the base tensor."""
+        return self.scan.request.format.name, self.numel

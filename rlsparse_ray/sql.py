@@ -15,6 +15,8 @@ import duckdb
 import pyarrow as pa
 
 from rlsparse_ray.errors import QueryError, StoreError
+from rlsparse_ray.storage.buckets import is_object
+from rlsparse_ray.storage.duckdb_files import reach_bucket
 from rlsparse_ray.store import Store
 from rlsparse_ray.tables import check_version
 
@@ -47,16 +49,18 @@ def connect(store: str | Path, threads: int | None = None) -> duckdb.DuckDBPyCon
     The session sees the pairs that are committed now, and none that are committed later.
 
     Raises:
-        StoreError: not a store, one of a newer schema version, or one without a committed pair.
+        StoreError: not a store, one of a newer schema version or without a committed pair, or a
+            bucket that does not answer.
     """
-    place = Path(store).expanduser()
-    Store.open(place)
+    place = Store.open(store).root
     con = duckdb.connect(
         config={"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
     )
     try:
         if threads is not None:
             con.execute("SET threads = $1", [threads])
+        if is_object(place):
+            reach_bucket(con, place)
         con.execute("SET VARIABLE store = $1", [_literal_glob(place)])
         _check_pairs(con, place)
         con.execute((queries_dir() / "setup.sql").read_text())
@@ -156,17 +160,17 @@ def _fetch(con: duckdb.DuckDBPyConnection, text: str, where: str) -> pa.Table:
         raise QueryError(f"{where}{error}") from error
 
 
-def _check_pairs(con: duckdb.DuckDBPyConnection, place: Path) -> None:
+def _check_pairs(con: duckdb.DuckDBPyConnection, place: str) -> None:
     files = "getvariable('store') || '/pairs/*/pairs.parquet'"
     if con.execute(f"SELECT count(*) FROM glob({files})").fetchall() == [(0,)]:
         raise StoreError(f"no committed pairs in {place}: run rlsparse extract")
     newest = con.execute(f"SELECT max(schema_version) FROM read_parquet({files})").fetchall()
-    check_version(newest[0][0], str(place / "pairs"))
+    check_version(newest[0][0], f"{place}/pairs")
 
 
-def _literal_glob(place: Path) -> str:
+def _literal_glob(place: str) -> str:
     """The path with the characters that a glob would take as patterns made literal."""
-    return re.sub(r"[*?\[]", r"[\g<0>]", str(place))
+    return re.sub(r"[*?\[]", r"[\g<0>]", place)
 
 
 def _check_parameters(query: Query, given: Mapping[str, str]) -> None:

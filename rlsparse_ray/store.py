@@ -1,5 +1,7 @@
 """The store: which file holds what, and the commit that makes a pair visible.
 
+STORE is a folder, or a prefix of a bucket: s3://bucket/prefix.
+
     STORE/store.json
     STORE/pairs/pair_id=ID/pairs.parquet            one row, written last: the commit
     STORE/counts/pair_id=ID/counts.parquet          likewise tensors, strata, margins, steps
@@ -11,7 +13,7 @@ anywhere is repeated by running it again: finished slices are kept, the rest is 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,8 @@ import xxhash
 
 from rlsparse_ray import tables
 from rlsparse_ray.errors import StoreError
-from rlsparse_ray.files import LocalFiles, store_errors
+from rlsparse_ray.storage.files import files_at, store_errors
+from rlsparse_ray.storage.local_files import pieces_of
 
 FORMAT = "rlsparse_ray"
 MARKER = "store.json"
@@ -60,25 +63,27 @@ class Store:
     """A store that exists."""
 
     def __init__(self, root: str | Path) -> None:
-        self.root = Path(root)
-        self.files = LocalFiles(self.root)
+        self.files = files_at(root)
+        self.root = self.files.root
 
     @classmethod
     def create(cls, root: str | Path) -> "Store":
-        """Open a store, making it if the folder is empty or not there.
+        """Open a store, making it if the folder is empty or not there; several may at once.
 
         Raises:
             StoreError: the folder holds something else, or cannot be written.
         """
         store = cls(root)
+        _check_place(store.root)
         with store_errors(root):
             if store.files.read(MARKER) is None:
-                if store.root.is_dir() and any(store.root.iterdir()):
+                # looked at again: another run may have made the store just now
+                if not store.files.is_empty() and store.files.read(MARKER) is None:
                     raise StoreError(
                         f"{root}: not a store and not empty: name a new or empty folder"
                     )
                 marker = {"format": FORMAT, "schema_version": tables.SCHEMA_VERSION}
-                store.files.write(MARKER, json.dumps(marker).encode() + b"\n")
+                store.files.create(MARKER, json.dumps(marker).encode() + b"\n")
         return cls.open(root)
 
     @classmethod
@@ -86,9 +91,11 @@ class Store:
         """Open an existing store.
 
         Raises:
-            StoreError: there is none, or a newer rlsparse_ray wrote it.
+            StoreError: there is none, or a newer rlsparse_ray wrote it, or it lies where DuckDB
+                would misread it.
         """
         store = cls(root)
+        _check_place(store.root)
         with store_errors(root):
             raw = store.files.read(MARKER)
         if raw is None:
@@ -145,7 +152,7 @@ class Store:
 
     def publish_part(self, scratch: Path, relative: str, rows: int) -> Part:
         """Put a finished Parquet file in its place."""
-        part = Part(relative, rows, scratch.stat().st_size, xxh3_of(scratch))
+        part = Part(relative, rows, scratch.stat().st_size, xxh3_of(pieces_of(scratch)))
         self.files.publish(scratch, relative)
         return part
 
@@ -208,6 +215,10 @@ class Store:
         """Write the row of a pair in `pairs`, over an older one."""
         self.write_table("pairs", pair_id, tables.to_table("pairs", [row]))
 
+    def staging(self) -> set[str]:
+        """What has finished work waiting: ids of pairs, `overlaps`, named masks."""
+        return {path.split("/")[1] for path in self.files.list("staging")}
+
     def drop_staging(self, pair_id: str) -> None:
         """Remove the finished slices of a pair."""
         self.files.remove(f"staging/{pair_id}")
@@ -230,13 +241,28 @@ def mask_path(pair_id: str, criterion: str, number: int) -> str:
     return f"masks/pair_id={pair_id}/criterion={criterion}/part-{number:05d}.parquet"
 
 
-def xxh3_of(path: Path) -> str:
+def xxh3_of(pieces: Iterable[bytes]) -> str:
     """XXH3-64 of a file, hex."""
     digest = xxhash.xxh3_64()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
+    for piece in pieces:
+        digest.update(piece)
     return digest.hexdigest()
+
+
+def _check_place(root: str) -> None:
+    """A folder `seed=0` above the tables would become their column `seed`, in every DuckDB."""
+    for folder in root.split("/"):
+        name, found, _ = folder.partition("=")
+        if found and name.lower() in _COLUMNS:
+            raise StoreError(
+                f"store {root}: DuckDB takes the folder {folder} for the column {name}: "
+                f"choose a place without NAME=VALUE in it"
+            )
+
+
+_COLUMNS = {"pair_id", "pair_b", "criterion", "mask"} | {
+    column.name for schema in (*tables.SCHEMAS.values(), tables.OVERLAPS) for column in schema
+}
 
 
 def _pair_of(path: str) -> str:

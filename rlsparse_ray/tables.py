@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from rlsparse_ray.errors import StoreError
 
-SCHEMA_VERSION = 1
-"""Raised whenever a column changes its meaning, its type or its name."""
+SCHEMA_VERSION = 2
+"""Raised whenever a column is added or changes its meaning, its type or its name."""
 
 _VERSION_KEY = b"rlsparse_schema_version"
 
@@ -35,6 +35,16 @@ PART = pa.struct(
         ("xxh3", pa.string()),
     ]
 )
+
+
+def _texts(*names: str) -> pa.DataType:
+    return pa.struct([(name, pa.string()) for name in names])
+
+
+_PAIR = _texts("name", "pair_id")
+_MOVED = _texts("name", "pair_id", "superseded")
+_FAILED = _texts("name", "message")
+_FINDING = _texts("check", "pair_id", "problem")
 
 PAIRS = _table(
     ("name", pa.string(), "name of the pair in its corpus"),
@@ -80,7 +90,12 @@ PAIRS = _table(
     ("block", pa.int32(), "parameters in a mask block"),
     ("schema_version", pa.int32(), "version of these schemas"),
     ("software_version", pa.string(), "rlsparse_ray version that wrote the pair"),
-    ("bytes_read", pa.int64(), "bytes of weights of both sides that the pair's numbers rest on"),
+    (
+        "lineage_score",
+        pa.float64(),
+        "mean cosine of both in a few sampled matrices, near 1: a pair; null: no sample",
+    ),
+    ("bytes_read", pa.int64(), "bytes of weights that the numbers rest on; shared ones count once"),
     ("seconds", pa.float64(), "seconds of work in its slices; shared slices count in full"),
     ("created_at", pa.timestamp("us", tz="UTC"), "when the pair was committed"),
     ("parts", pa.list_(PART), "every file of the pair but this one"),
@@ -89,16 +104,26 @@ PAIRS = _table(
 TENSORS = _table(
     _TENSOR,
     _KEY,
-    ("base_name", pa.string(), "name in the base model; null if it has none"),
-    ("tuned_name", pa.string(), "name in the tuned model; null if it has none"),
+    ("base_name", pa.string(), "name in the base model, [rows] if cut out; null if it has none"),
+    (
+        "tuned_name",
+        pa.string(),
+        "name in the tuned model, [rows] if cut out; null if it has none",
+    ),
     ("layer", pa.int32(), "layer number in the name; null outside the layers"),
     ("module", pa.string(), "name inside the layer, without .weight or .bias"),
     ("kind", pa.string(), "embedding, attention, mlp, norm, head, router, expert or other"),
     ("shape", pa.list_(pa.int64()), "compared shape; null if not compared"),
     ("base_shape", pa.list_(pa.int64()), "shape in the base model"),
     ("tuned_shape", pa.list_(pa.int64()), "shape in the tuned model"),
-    ("base_dtype", pa.string(), "stored dtype in the base model"),
-    ("tuned_dtype", pa.string(), "stored dtype in the tuned model"),
+    ("base_dtype", pa.string(), "dtype in the base model: as stored, or of the decoded values"),
+    ("tuned_dtype", pa.string(), "dtype in the tuned model: as stored, or of the decoded values"),
+    (
+        "base_encoding",
+        pa.string(),
+        "how base values are made, e.g. mxfp4; null: as stored",
+    ),
+    ("tuned_encoding", pa.string(), "the same of the tuned model, e.g. lora r=16 scale=2"),
     ("compare_dtype", pa.string(), "dtype in which both were compared"),
     (
         "status",
@@ -113,8 +138,8 @@ TENSORS = _table(
     ("base_inf", pa.int64(), "infinite values in the compared base"),
     ("tuned_nan", pa.int64(), "NaN values in the compared tuned tensor"),
     ("tuned_inf", pa.int64(), "infinite values in the compared tuned tensor"),
-    ("base_xxh3", pa.string(), "XXH3-64 of all stored bytes of the base tensor, hex"),
-    ("tuned_xxh3", pa.string(), "XXH3-64 of all stored bytes of the tuned tensor, hex"),
+    ("base_xxh3", pa.string(), "XXH3-64 of all bytes of the base tensor, decoded if encoded, hex"),
+    ("tuned_xxh3", pa.string(), "XXH3-64 of all bytes of the tuned tensor, decoded likewise, hex"),
 )
 
 COUNTS = _table(
@@ -209,6 +234,39 @@ OVERLAPS = _table(
 )
 """One row a pair x pair x tensor x criterion. Its Hive partition is `pair_b`, not `pair_id`."""
 
+REFRESHES = _table(
+    ("corpus", pa.string(), "corpus file, as it was called"),
+    ("holder", pa.string(), "machine and process that did it"),
+    ("started_at", pa.timestamp("us", tz="UTC"), "when it began"),
+    ("seconds", pa.float64(), "from its beginning to its end"),
+    ("pairs", pa.int64(), "pairs in the corpus"),
+    ("added", pa.list_(_PAIR), "pairs extracted that the store had at no revision"),
+    (
+        "moved",
+        pa.list_(_MOVED),
+        "pairs that it had at other revisions, and the pair_id that was current until then",
+    ),
+    ("relabelled", pa.list_(_PAIR), "pairs of which only labels of the corpus had changed"),
+    ("unchanged", pa.int64(), "pairs that were there already"),
+    ("failed", pa.list_(_FAILED), "pairs that were not extracted, and why; tried again next time"),
+    ("doubts", pa.list_(_FAILED), "extracted pairs whose base may not be their base, and why"),
+    ("bytes_read", pa.int64(), "bytes of weights that were read"),
+    ("overlap_criteria", pa.list_(pa.string()), "criteria whose overlaps were kept up to date"),
+    ("sample_fraction", pa.float64(), "share of the blocks in which overlaps are counted; 1: all"),
+    ("overlaps_counted", pa.int64(), "overlaps of two pairs that were counted"),
+    (
+        "audits",
+        pa.int32(),
+        "audits that were run; 0: the store was as the refresh before had found it, in order",
+    ),
+    ("findings", pa.list_(_FINDING), "what they found, the first 1,000"),
+    ("ok", pa.bool_(), "no pair failed and no audit found anything"),
+    ("state", pa.string(), "hash of the listing of the store, less its refreshes, at the end"),
+    ("schema_version", pa.int32(), "version of these schemas"),
+    ("software_version", pa.string(), "rlsparse_ray version that did it"),
+)
+"""One row a refresh. Its Hive partition is `refresh`, not `pair_id`."""
+
 SCHEMAS: Mapping[str, pa.Schema] = {
     "pairs": PAIRS,
     "tensors": TENSORS,
@@ -223,7 +281,12 @@ SCHEMAS: Mapping[str, pa.Schema] = {
 NAMED_SCHEMAS: Mapping[str, pa.Schema] = {"named_masks": NAMED_MASKS, "named_mask_bits": MASKS}
 """Tables of masks that were made from those of pairs; the Hive partition `mask` is their name."""
 
-_ALL: Mapping[str, pa.Schema] = {**SCHEMAS, **NAMED_SCHEMAS, "overlaps": OVERLAPS}
+_ALL: Mapping[str, pa.Schema] = {
+    **SCHEMAS,
+    **NAMED_SCHEMAS,
+    "overlaps": OVERLAPS,
+    "refreshes": REFRESHES,
+}
 
 
 def to_table(name: str, rows: Iterable[Mapping[str, Any]]) -> pa.Table:

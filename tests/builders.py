@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 
 from rlsparse_ray.commit import commit_pair
 from rlsparse_ray.corpus import load_corpus
+from rlsparse_ray.lineage import lineage_of
 from rlsparse_ray.plan import Plan, make_plan
 from rlsparse_ray.population.overlap import overlap_unit
 from rlsparse_ray.population.overlap_commit import commit_overlaps, commit_units
@@ -134,7 +135,7 @@ def extract_slices(plan: Plan, store: Path) -> list[SliceReport]:
 def commit_all(plan: Plan, store: Path) -> None:
     """Commit every pair of a plan whose slices are done."""
     for pair in plan.pairs:
-        commit_pair(pair, keys_of(plan, pair.pair_id), str(store))
+        commit_pair(pair, keys_of(plan, pair.pair_id), str(store), lineage_of(pair).score)
 
 
 def extract_directly(corpus: Path, store: Path) -> Plan:
@@ -212,4 +213,6 @@ def mask_rows(store: Path, pair_id: str, criterion: str) -> list[dict[str, Any]]
 def ray_environment() -> dict[str, str]:
     """The environment of a process that starts a Ray of its own."""
     quiet = {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONUNBUFFERED": "1"}
+    # a busy machine takes minutes: no lines of progress among the errors
+    quiet["RLSPARSE_PROGRESS_SECONDS"] = "86400"
     return {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | quiet

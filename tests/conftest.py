@@ -8,11 +8,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from rlsparse_ray.corpus import load_corpus
 from rlsparse_ray.errors import CorpusError
 from rlsparse_ray.plan import Plan
 from tests.builders import extract_directly, small_corpus
+from tests.servers.hub import HubServer, hub_server
+from tests.servers.s3 import S3Server, s3_server
+
+# on a busy machine an example may take a hundred times as long
+settings.register_profile("busy", deadline=None)
+settings.load_profile("busy")
 
 # with busy cores two torch threads are up to five times slower than one
 torch.set_num_threads(1)
@@ -35,9 +42,17 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Example:
 
 
 @pytest.fixture(scope="session")
-def local_ray() -> Iterator[None]:
-    """One Ray for every test that runs it in this process; starting it takes seconds."""
+def local_ray(hub_session: HubServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One Ray for every test that runs it in this process; starting it takes seconds.
+
+    Its workers have the environment that it is started in, so they know the hub from the start.
+    """
     import ray
+
+    cache = {"HF_HUB_CACHE": str(tmp_path_factory.mktemp("hub-cache"))}
+    patch = pytest.MonkeyPatch()
+    for name, value in {**hub_session.environment, **cache}.items():
+        patch.setenv(name, value)
 
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -50,8 +65,49 @@ def local_ray() -> Iterator[None]:
         log_to_driver=False,
         logging_level="ERROR",
     )
+    patch.undo()
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def s3_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """One S3 server for all tests; use `s3`."""
+    with pytest.MonkeyPatch.context() as patch, s3_server(tmp_path_factory.mktemp("s3")) as server:
+        for name, value in server.environment.items():
+            patch.setenv(name, value)
+        yield server
+
+
+@pytest.fixture
+def s3(s3_session: S3Server) -> Iterator[S3Server]:
+    """The S3 server, its environment set, nothing in the proxy's log and no rule left."""
+    s3_session.proxy.forget()
+    yield s3_session
+    s3_session.proxy.forget()
+
+
+@pytest.fixture(scope="session")
+def hub_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
+    """One hub for all tests; use `hub`."""
+    with hub_server(tmp_path_factory.mktemp("hub")) as server:
+        yield server
+
+
+@pytest.fixture
+def hub(
+    hub_session: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[HubServer]:
+    """The hub without repositories, tokens, log and rules; the local cache is empty."""
+    hub_session.forget()
+    for name, value in hub_session.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub-cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "no-token"))
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    yield hub_session
+    hub_session.proxy.forget()
 
 
 @dataclass(frozen=True)

@@ -193,12 +193,12 @@ def test_unknown_compare_dtype():
 
 
 @pytest.mark.parametrize("suffix", ["_scale_inv", "_scale"])
-def test_scaled_fp8_against_plain_weights(suffix):
+def test_scaled_fp8_stands_for_its_values(suffix):
     scaled = model({"model.q.weight": ("F8_E4M3", 4, 4), f"model.q.weight{suffix}": ("F32", 1, 1)})
-    plain = model({"q.weight": (4, 4)})
-    refused(scaled, plain, "tensor q.weight", f"q.weight{suffix}) in the base only", "dequantise")
-    refused(plain, scaled, "in the tuned model only")
-    assert rows(scaled, scaled)["q.weight"].compare_dtype == "F8_E4M3"
+    for base, tuned in ((scaled, model({"q.weight": (4, 4)})), (scaled, scaled)):
+        (row,) = align(base, tuned)
+        assert (row.tensor, row.status, row.compare_dtype) == ("q.weight", "compared", "BF16")
+        assert row.base.encoding == "fp8 blocks 4x4"
 
 
 def test_nothing_in_common():

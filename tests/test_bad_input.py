@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rlsparse_ray.checks import verify
 from rlsparse_ray.store import Store
 from rlsparse_ray.tables import SCHEMA_VERSION
+from rlsparse_ray.upkeep.checks import verify
 from tests.builders import (
     BF16,
     assert_same_store,

@@ -12,10 +12,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from rlsparse_ray.checks import verify
 from rlsparse_ray.cluster import extract
 from rlsparse_ray.errors import RlsparseError
 from rlsparse_ray.store import Store
+from rlsparse_ray.upkeep.checks import verify
 from tests.builders import (
     assert_same_store,
     contents,
@@ -266,8 +266,7 @@ def test_a_store_that_cannot_be_written_stops_the_run(example, tmp_path, local_r
     """What the worker says reaches the user as it is, without Ray's traceback."""
     store = Store.create(tmp_path / "s")
     for pair in example.plan.pairs:
-        (store.root / "staging").mkdir(exist_ok=True)
-        (store.root / "staging" / pair.pair_id).write_text("a file where a folder should be")
+        store.files.write(f"staging/{pair.pair_id}", b"a file where a folder should be")
     with pytest.raises(RlsparseError, match=r"store .*: check the disk and run again$") as caught:
         extract(example.plan, str(tmp_path / "s"))
     assert "Traceback" not in str(caught.value)

@@ -9,12 +9,12 @@ from scipy import stats
 
 from rlsparse_ray import sql, tables
 from rlsparse_ray.blocks import BLOCK, blocks_of
-from rlsparse_ray.checks import verify
 from rlsparse_ray.compare import consensus as kernel
 from rlsparse_ray.errors import QueryError, StoreError
 from rlsparse_ray.population import consensus as module
 from rlsparse_ray.population.consensus import consensus
 from rlsparse_ray.store import Store
+from rlsparse_ray.upkeep.checks import verify
 from tests.builders import (
     extract_directly,
     id_of,
@@ -292,4 +292,4 @@ def test_command(example, copy, rlsparse):
     wrong = rlsparse("consensus", "--store", copy, "--where", "seed = 77")
     assert (wrong.code, wrong.out) == (2, "")
     assert "0 pairs meet the condition" in wrong.err
-    assert Store.open(copy).files.list("named_masks") == [ROW]
+    assert list(Store.open(copy).files.list("named_masks")) == [ROW]

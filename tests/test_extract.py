@@ -1,7 +1,7 @@
 """What a slice and a commit write is what slow numpy finds in the models, and depends on nothing
 else: not on the other pairs of the corpus, the backend, the run or the number of the run."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -293,6 +293,44 @@ def test_the_base_is_read_once_for_all_its_tuned_models(example, tmp_path):
         base = sum(tensor.base.nbytes for tensor in piece.tensors)
         assert report.nbytes == 4 * base == piece.nbytes
     assert sum(report.nbytes for report in reports) == plan.nbytes
+
+
+def test_what_models_share_is_read_once(tmp_path):
+    """Two runs of one tuned model, and the base itself: the rows are as if each were alone."""
+    corpus = many(tmp_path, 1)
+    sides = {"t0": "t0", "again": "t0", "base": "base"}
+    pairs = [{"name": name, "base": "base", "tuned": tuned} for name, tuned in sides.items()]
+    plan = plan_of(write_corpus(tmp_path / "shared.yaml", pairs))
+    reports = extract_slices(plan, tmp_path / "store")
+    size = (20 * 30 + 7) * 2
+    assert sum(report.nbytes for report in reports) == plan.nbytes == 2 * size
+    commit_all(plan, tmp_path / "store")
+    extract_directly(corpus, tmp_path / "alone")
+    mine = {p: c for p, c in contents(tmp_path / "store").items() if id_of(plan, "t0") in p}
+    alone = contents(tmp_path / "alone")
+    del alone["store.json"]
+    assert mine == alone
+    again, base = (id_of(plan, name) for name in ("again", "base"))
+    for table in ("tensors", "counts", "strata", "margins", "steps"):
+        expected = rows_of(tmp_path / "store", table, id_of(plan, "t0"))
+        assert rows_of(tmp_path / "store", table, again) == expected
+    assert {r["status"] for r in rows_of(tmp_path / "store", "tensors", base)} == {"identical"}
+    read = {i: rows_of(tmp_path / "store", "pairs", i)[0]["bytes_read"] for i in (again, base)}
+    assert read == {again: 2 * size, base: size}
+
+
+def test_files_of_one_content_are_one_source(tmp_path):
+    """A place that knows hashes tells that two files are the same, wherever they are."""
+    plan = plan_of(many(tmp_path, 2))
+    (piece,) = plan.slices
+    assert piece.nbytes == 3 * 607 * 2
+    pairs = tuple((i, replace(row, tuned=known(row.tuned))) for i, row in piece.tensors[0].pairs)
+    tensor = replace(piece.tensors[0], pairs=pairs)
+    assert tensor.nbytes == 2 * tensor.base.nbytes
+
+
+def known(spec):
+    return replace(spec, file=replace(spec.file, content="sha256 of both"))
 
 
 def test_a_finished_slice_reads_nothing(example, tmp_path):

@@ -1,4 +1,4 @@
-"""The layers stay apart: maths knows no files and no Ray, weights know no maths, one module knows
+"""The layers stay apart: maths knows no files and no Ray, weights know no maths, one package knows
 Ray; and no module outgrows a reader."""
 
 import ast
@@ -26,6 +26,9 @@ FORBIDDEN = {
 }
 """By folder: what it may not import, modules inside these included."""
 
+ALLOWED = {"unpickle.py": ("torch",)}
+"""By file: torch's pickles are parsed by torch's own rules, and only there."""
+
 
 def imported(path: Path) -> set[str]:
     """Every module that a file imports, wherever in the file it does."""
@@ -44,18 +47,19 @@ def inside(module: str, packages: tuple[str, ...]) -> bool:
 
 
 def test_the_package_is_found():
-    assert {"cluster.py", "cpu.py", "reader.py"} <= {path.name for path in MODULES}
+    assert {"placement.py", "cpu.py", "reader.py"} <= {path.name for path in MODULES}
 
 
-def test_one_module_imports_ray():
+def test_one_package_imports_ray():
     users = [p for p in MODULES if any(inside(m, ("ray",)) for m in imported(p))]
-    assert users == [PACKAGE / "cluster.py"]
+    assert users
+    assert {user.parent for user in users} == {PACKAGE / "cluster"}
 
 
 def test_only_entry_points_import_cluster():
     users = {p for p in MODULES if "rlsparse_ray.cluster" in imported(p)}
-    entries = {PACKAGE / "__init__.py", PACKAGE / "cli.py"}
-    assert {u for u in users if u.parent.name != "demo"} <= entries
+    entries = {PACKAGE / "__init__.py", PACKAGE / "upkeep" / "refresh.py"}
+    assert {u for u in users if u.parent.name not in ("cli", "demo")} <= entries
 
 
 def test_help_needs_nothing_heavy():
@@ -69,8 +73,9 @@ def test_help_needs_nothing_heavy():
 def test_layers_do_not_know_each_other(folder):
     files = sorted((PACKAGE / folder).glob("*.py"))
     assert len(files) >= 4
-    known = {f.name: {m for m in imported(f) if inside(m, FORBIDDEN[folder])} for f in files}
-    assert known == {f.name: set() for f in files}
+    for file in files:
+        unwanted = {m for m in imported(file) if inside(m, FORBIDDEN[folder])}
+        assert {m for m in unwanted if not inside(m, ALLOWED.get(file.name, ()))} == set(), file
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: p.relative_to(PACKAGE).as_posix())

@@ -16,7 +16,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from rlsparse_ray import sql
-from rlsparse_ray.checks import verify
 from rlsparse_ray.cluster import overlaps
 from rlsparse_ray.errors import StoreError
 from rlsparse_ray.masks import MaskWriter
@@ -26,6 +25,7 @@ from rlsparse_ray.population.overlap_commit import commit_overlaps, commit_units
 from rlsparse_ray.population.overlap_plan import begin, plan_overlaps
 from rlsparse_ray.population.overlap_units import CountUnit, tiles
 from rlsparse_ray.store import Store
+from rlsparse_ray.upkeep.checks import verify
 from tests.builders import (
     extract_directly,
     overlap_directly,
@@ -261,7 +261,7 @@ def test_finished_units_are_not_done_again(copy, local_ray):
     for unit in plan.units:
         overlap_unit(unit, str(store))
     # killed while it wrote: the next plan has the same units, and all of them are done
-    commit_overlaps(commit_units(plan)[0], str(store))
+    commit_overlaps(commit_units(plan, size=1)[0], str(store))
     resumed = plan_overlaps(str(store))
     assert resumed.units == plan.units
     assert [overlap_unit(u, str(store)) for u in resumed.units] == [0] * len(plan.units)
@@ -342,9 +342,10 @@ def test_row_groups_and_short_blocks(tmp_path):
         (tmp_path / "part").rename(tmp_path / f"{pair}.parquet")
     from rlsparse_ray.compare.popcount import gather
     from rlsparse_ray.population.mask_parts import MaskStream, batches_of, runs_of
+    from rlsparse_ray.storage.local_files import LocalFiles
 
     for pair in Store.open(store_path).committed():
-        runs, starts = runs_of(tmp_path, f"{pair}.parquet")
+        runs, starts = runs_of(LocalFiles(tmp_path), f"{pair}.parquet")
         assert [(r.tensor_key, r.row, r.blocks) for r in runs] == [
             ("a", 0, 1),
             ("b", 1, 1101),
@@ -352,7 +353,7 @@ def test_row_groups_and_short_blocks(tmp_path):
             ("d", 1103, 70),
         ]
         assert starts == [0, 1024]
-        stream = MaskStream(tmp_path)
+        stream = MaskStream(LocalFiles(tmp_path))
         for run in [*runs, runs[1], runs[0]]:
             raw = bits[pair, run.tensor_key]
             for chosen in (np.arange(run.blocks), np.arange(run.blocks)[::37]):

@@ -10,12 +10,12 @@ import pytest
 import yaml
 
 from rlsparse_ray import sql, tables
-from rlsparse_ray.checks import verify
 from rlsparse_ray.cluster import extract
 from rlsparse_ray.commit import commit_pair, relabel_pair
 from rlsparse_ray.errors import StoreError
-from rlsparse_ray.files import LocalFiles
+from rlsparse_ray.storage.local_files import LocalFiles
 from rlsparse_ray.store import SMALL_TABLES, Store
+from rlsparse_ray.upkeep.checks import verify
 from tests.builders import (
     assert_same_store,
     commit_all,
@@ -130,9 +130,9 @@ def test_nothing_is_visible_before_its_commit(corpus, store):
     with pytest.raises(StoreError, match="no committed pairs"):
         sql.connect(store)
     first, second = plan.pairs
-    commit_pair(first, keys_of(plan, first.pair_id), str(store))
+    commit_pair(first, keys_of(plan, first.pair_id), str(store), None)
     assert visible(store) == everywhere(first.pair_id)
-    commit_pair(second, keys_of(plan, second.pair_id), str(store))
+    commit_pair(second, keys_of(plan, second.pair_id), str(store), None)
     assert visible(store) == everywhere(first.pair_id, second.pair_id)
 
 
@@ -143,7 +143,7 @@ def test_a_commit_that_dies_before_its_last_file_shows_nothing(corpus, store, mo
     with monkeypatch.context() as patch:
         patch.setattr(Store, "write_pair", _die)
         with pytest.raises(KeyboardInterrupt):
-            commit_pair(first, keys_of(plan, first.pair_id), str(store))
+            commit_pair(first, keys_of(plan, first.pair_id), str(store), None)
     assert (store / "counts" / f"pair_id={first.pair_id}").is_dir()
     assert Store.open(store).committed() == set()
     commit_all(plan, store)
@@ -176,7 +176,7 @@ def test_a_part_lost_before_the_commit_is_done_again(corpus, store, damage):
     else:
         part.write_bytes(part.read_bytes()[:-1])
     with pytest.raises(StoreError, match=rf"slice-00001-\w+ of {t1} is gone .* Run again"):
-        commit_pair(plan.pairs[0], keys_of(plan, t1), str(store))
+        commit_pair(plan.pairs[0], keys_of(plan, t1), str(store), None)
     reports = extract_slices(plan, store)
     assert [report.nbytes for report in reports] == [0, 2 * 2400, 0]
     commit_all(plan, store)
@@ -207,7 +207,7 @@ def test_drop_uncommitted_leaves_the_others(corpus, store):
     plan = plan_of(corpus)
     extract_slices(plan, store)
     t1, t2 = id_of(plan, "t1"), id_of(plan, "t2")
-    commit_pair(plan.pairs[0], keys_of(plan, t1), str(store))
+    commit_pair(plan.pairs[0], keys_of(plan, t1), str(store), None)
     Store.open(store).drop_uncommitted(t1)
     Store.open(store).drop_uncommitted(t2)
     assert visible(store) == everywhere(t1)
@@ -258,6 +258,28 @@ def test_create_makes_a_store_once(tmp_path):
 def test_not_a_store(tmp_path):
     with pytest.raises(StoreError, match=r"no store there .*rlsparse extract CORPUS --store"):
         Store.open(tmp_path)
+
+
+@pytest.mark.parametrize("folder", ["seed=0", "Criterion=exact", "pair_id=x"])
+def test_a_place_that_duckdb_would_take_for_a_column(tmp_path, folder):
+    for opened in (Store.open, Store.create):
+        with pytest.raises(StoreError, match=f"takes the folder {folder} for the column"):
+            opened(tmp_path / folder / "store")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_first_runs_at_once(tmp_path):
+    """Each finds the store made or makes it; none takes the others' files for something else."""
+    for round in range(20):
+        place = tmp_path / str(round)
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(Store.create, [place] * 8))
+        assert list(tree(place)) == ["store.json"]
+
+
+def test_a_first_run_that_was_killed(tmp_path):
+    (tmp_path / "store.json.123-4.partial").write_bytes(b"{")
+    Store.create(tmp_path)
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):

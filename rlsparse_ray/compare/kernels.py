@@ -14,15 +14,13 @@ import numpy as np
 from rlsparse_ray.blocks import BLOCK
 from rlsparse_ray.compare.bitops import deposit, leading_zeros, popcount, trailing_zeros
 from rlsparse_ray.compare.layouts import exponent, is_inf, is_nan, magnitude, regular, value
+from rlsparse_ray.compare.margins import add_margins
 from rlsparse_ray.compare.window import LANES
 
 STEP_CODES = 128
 """A step is coded as 64 up + bucket (0 .. 32); code 63 is "not finite"."""
 
 _NONFINITE_STEP = 63
-
-PLANES = 8
-"""Binary digits of the column counts: 255 rows are added up before they go to integers."""
 
 jit = nb.njit(nogil=True, cache=True, error_model="numpy")
 
@@ -192,76 +190,6 @@ def _add_exponents(codes: Any, flags: Any, exponents: Any) -> None:
         exponents[codes[j] & np.uint32(255)] += np.int64(flag & np.uint64(1))
 
 
-@jit
-def _add_margins(words: Any, start: int, rows: Any, columns: Any) -> None:
-    """Set bits by row and column; `start` is the place of the first one in the tensor."""
-    width = columns.size
-    if width % 64 == 0:
-        _add_aligned_margins(words, start // 64, rows, columns)
-        return
-    for w in range(words.size):
-        word = words[w]
-        while word:
-            at = start + 64 * w + np.int64(trailing_zeros(word))
-            rows[at // width] += 1
-            columns[at % width] += 1
-            word &= word - np.uint64(1)
-
-
-@jit
-def _add_aligned_margins(words: Any, first: int, rows: Any, columns: Any) -> None:
-    """Rows of whole words: columns are counted in binary, plane p holding digit p of each.
-
-    So 512 columns are added in one instruction: 1 us a block, where adding each row to integers
-    took 6.
-    """
-    width = columns.size // 64
-    planes, carry = np.zeros((PLANES, width), np.uint64), np.empty(width, np.uint64)
-    added, w = 0, 0
-    while w < words.size:
-        row, at = (first + w) // width, (first + w) % width
-        part = words[w : w + min(width - at, words.size - w)]
-        count = np.uint64(0)
-        for v in range(part.size):
-            count += popcount(part[v])
-        rows[row] += count
-        _add_to_planes(part, at, planes, carry)
-        w += part.size
-        added += 1
-        if added == (1 << PLANES) - 1 or w == words.size:
-            _empty_planes(planes, columns)
-            added = 0
-
-
-@jit
-def _add_to_planes(part: Any, at: int, planes: Any, carry: Any) -> None:
-    """A row of words from column word `at` on; what a digit carries goes to the next one."""
-    taken = part
-    for p in range(PLANES):
-        # a contiguous slice each: a slice of both axes would not vectorise
-        plane, rest = planes[p][at : at + part.size], np.uint64(0)
-        for v in range(part.size):
-            digit, word = plane[v], taken[v]
-            plane[v] = digit ^ word
-            carry[v] = digit & word
-            rest |= carry[v]
-        if rest == 0:
-            return
-        taken = carry
-
-
-@jit
-def _empty_planes(planes: Any, columns: Any) -> None:
-    for p in range(PLANES):
-        for v in range(planes.shape[1]):
-            word = planes[p, v]
-            if word:
-                planes[p, v] = 0
-                part = columns[64 * v : 64 * v + 64]
-                for k in range(64):
-                    part[k] += np.int32((word >> np.uint64(k)) & np.uint64(1)) << np.int32(p)
-
-
 @nb.njit(inline="always")
 def _differ(x: Any, y: Any, tag: Any) -> Any:
     return (x != y) & (magnitude(x | y, tag) != 0)
@@ -399,7 +327,7 @@ def compare(  # noqa: PLR0912, PLR0915 (one loop over cache-sized blocks, whose 
             table[codes[j]] += 1
     if columns.shape[1]:
         for k in range(masked.size):
-            _add_margins(words[k], start, rows[k], columns[k])
+            add_margins(words[k], start, rows[k], columns[k])
     steps = np.zeros(STEP_CODES, np.int64)
     every, flagged = np.zeros(256, np.int64), np.zeros(256, np.int64)
     for step in range(STEP_CODES):

@@ -22,12 +22,12 @@ from rlsparse_ray.compare.consensus import Words, at_least, count_masks, histogr
 from rlsparse_ray.compare.criteria import parse_criterion
 from rlsparse_ray.compare.popcount import gather
 from rlsparse_ray.errors import QueryError, StoreError
-from rlsparse_ray.files import store_errors
 from rlsparse_ray.population.groups import Group, expected_of, group_of
 from rlsparse_ray.population.mask_parts import MaskStream
 from rlsparse_ray.population.named_masks import NamedMask, NamedMaskWriter
 from rlsparse_ray.population.overlap_units import PartIndex
 from rlsparse_ray.sql import connect
+from rlsparse_ray.storage.files import store_errors
 from rlsparse_ray.store import Store
 
 Progress = Callable[[int], None]
@@ -153,7 +153,7 @@ def _words(store: Store, group: Group) -> Iterator[tuple[str, int, Words, int]]:
     """
     rows = [store.pair_row(i) | {"pair_id": i} for i in group.members]
     indexes = [PartIndex(store, row, group.criterion) for row in rows]
-    streams = [MaskStream(store.root) for _ in rows]
+    streams = [MaskStream(store.files) for _ in rows]
     limit = max(1, _RUN_BYTES // (len(rows) * BLOCK_BYTES))
     missing = group.tensors.keys() - indexes[0].runs.keys()
     if missing:

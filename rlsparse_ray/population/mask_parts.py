@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,12 +13,12 @@ import pyarrow.parquet as pq
 from rlsparse_ray.blocks import BLOCK_BYTES
 from rlsparse_ray.errors import StoreError
 from rlsparse_ray.masks import ROW_GROUP
+from rlsparse_ray.storage.files import Files
 
 BATCH = 256
 """Blocks decompressed at a time: a page of `MaskWriter`, 2 MiB of bits a mask. With less, pages of
 64 masks in turn fall out of the cache half decoded: 2.4 s instead of 1.8 s for 2 GiB of bits."""
 
-_BUFFER = 256 << 10
 _COLUMNS = ["block", "numel", "changed", "bits"]
 
 
@@ -34,13 +33,13 @@ class Run:
     blocks: int
 
 
-def runs_of(root: Path, part: str) -> tuple[list[Run], list[int]]:
+def runs_of(files: Files, part: str) -> tuple[list[Run], list[int]]:
     """The runs of a part, in its order, and the row with which each row group begins.
 
     Raises:
         StoreError: the part is gone, damaged or not in order.
     """
-    with _damage(root, part), pq.ParquetFile(root / part) as file:
+    with _damage(files, part), files.open(part) as source, pq.ParquetFile(source) as file:
         groups = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
         table = file.read(["tensor_key", "block"], use_threads=False)
     starts = np.cumsum([0, *groups])[:-1].tolist()
@@ -53,7 +52,7 @@ def runs_of(root: Path, part: str) -> tuple[list[Run], list[int]]:
     found = []
     for start, stop in pairwise(cuts):
         if not (np.diff(blocks[start:stop]) == 1).all():
-            raise StoreError(f"{root}/{part}: blocks not in order: run rlsparse verify")
+            raise StoreError(f"{files.root}/{part}: blocks not in order: run rlsparse verify")
         key = names[codes[start]]
         found.append(Run(part, start, key, int(blocks[start]), stop - start))
     return found, starts
@@ -73,8 +72,8 @@ class Found:
 class MaskStream:
     """The blocks of one mask, tensor after tensor. Reads on as long as rows follow each other."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, files: Files) -> None:
+        self.files = files
         self._part = ""
         self._at = 0
         self._batch: pa.RecordBatch | None = None
@@ -97,18 +96,21 @@ class MaskStream:
                 last = run.first + start + batch.num_rows - run.row
                 stop = min(high, int(np.searchsorted(chosen, last)))
                 rows = chosen[low:stop] - run.first + run.row - start
-                pieces.append(_rows_of(batch, rows, chosen[low:stop], f"{self.root}/{run.part}"))
+                pieces.append(
+                    _rows_of(batch, rows, chosen[low:stop], f"{self.files.root}/{run.part}")
+                )
                 low = done = stop
         if done < len(chosen):
             key = runs[0].tensor_key if runs else "a tensor"
             raise StoreError(
-                f"{self.root}: the mask of {key} lacks block {chosen[done]}: run rlsparse verify"
+                f"{self.files.root}: the mask of {key} lacks block {chosen[done]}: "
+                f"run rlsparse verify"
             )
         return pieces[0] if len(pieces) == 1 else _joined(pieces)
 
     def _batch_with(self, part: str, row: int) -> tuple[pa.RecordBatch, int]:
         """The batch that holds a row, and its first row."""
-        with _damage(self.root, part):
+        with _damage(self.files, part):
             if part != self._part or not 0 <= row - self._at <= ROW_GROUP:
                 self._open(part, row)
             while self._batch is None or row >= self._at + self._batch.num_rows:
@@ -117,7 +119,8 @@ class MaskStream:
         return self._batch, self._at
 
     def _open(self, part: str, row: int) -> None:
-        file = pq.ParquetFile(self.root / part, pre_buffer=False, buffer_size=_BUFFER)
+        source = self.files.open(part)
+        file = pq.ParquetFile(source, pre_buffer=False, buffer_size=self.files.read_size)
         counts = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
         starts = np.cumsum([0, *counts])
         group = int(np.searchsorted(starts, row, side="right")) - 1
@@ -172,8 +175,8 @@ def _joined(pieces: Sequence[Found]) -> Found:
 class _damage:  # noqa: N801 (reads as a statement)
     """What Arrow and the file system say about a part, as a StoreError."""
 
-    def __init__(self, root: Path, part: str) -> None:
-        self.place = f"{root}/{part}"
+    def __init__(self, files: Files, part: str) -> None:
+        self.place = f"{files.root}/{part}"
 
     def __enter__(self) -> None:
         pass

@@ -15,8 +15,8 @@ import numpy.typing as npt
 from rlsparse_ray import __version__, tables
 from rlsparse_ray.blocks import BLOCK
 from rlsparse_ray.errors import StoreError
-from rlsparse_ray.files import store_errors
 from rlsparse_ray.masks import MaskWriter
+from rlsparse_ray.storage.files import store_errors
 from rlsparse_ray.store import Store, write_parquet
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")

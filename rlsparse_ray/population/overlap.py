@@ -27,7 +27,6 @@ from rlsparse_ray.compare.expected import (
 from rlsparse_ray.compare.popcount import shared_bits
 from rlsparse_ray.compare.sample import sampled_blocks
 from rlsparse_ray.errors import StoreError
-from rlsparse_ray.files import store_errors
 from rlsparse_ray.population.mask_parts import MaskStream, batches_of
 from rlsparse_ray.population.overlap_plan import read_small
 from rlsparse_ray.population.overlap_units import (
@@ -39,6 +38,7 @@ from rlsparse_ray.population.overlap_units import (
     staging_of,
     unit_key,
 )
+from rlsparse_ray.storage.files import store_errors
 from rlsparse_ray.store import Store
 
 Integers = npt.NDArray[np.int64]
@@ -117,7 +117,7 @@ class _Rows:
 
 
 def _count(unit: CountUnit, store: Store, device: str, rows: _Rows) -> None:
-    streams = [MaskStream(store.root) for _ in unit.tile.pairs]
+    streams = [MaskStream(store.files) for _ in unit.tile.pairs]
     for span in unit.spans:
         have = np.flatnonzero([bool(runs) for runs in span.runs])
         chosen = sampled_blocks(span.tensor_key, span.blocks_total, unit.fraction)

@@ -14,7 +14,6 @@ from rlsparse_ray import tables
 from rlsparse_ray.blocks import blocks_of
 from rlsparse_ray.compare.sample import sample_size, standard_error
 from rlsparse_ray.errors import StoreError
-from rlsparse_ray.files import store_errors
 from rlsparse_ray.population.overlap import COUNTED, EXPECTED
 from rlsparse_ray.population.overlap_plan import (
     OverlapPlan,
@@ -23,6 +22,7 @@ from rlsparse_ray.population.overlap_plan import (
     overlap_path,
 )
 from rlsparse_ray.population.overlap_units import TensorFacts, staging_of, unit_key
+from rlsparse_ray.storage.files import store_errors
 from rlsparse_ray.store import Store, write_parquet
 
 
@@ -110,7 +110,7 @@ def _batch(store: Store, commit: Commit, key: str) -> pa.RecordBatch | None:
             f"store {store.root}: unit {key} is gone before its commit: is something else "
             f"cleaning the store? Run again"
         )
-    with pa.memory_map(str(store.root / path)) as source:
+    with store.files.open(path) as source:
         reader = pa.ipc.open_file(source)
         names = json.loads(reader.schema.metadata[b"pair_b"])
         return reader.get_batch(names.index(commit.pair_b)) if commit.pair_b in names else None

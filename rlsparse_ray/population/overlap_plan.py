@@ -15,7 +15,6 @@ import pyarrow.parquet as pq
 
 from rlsparse_ray.compare.criteria import parse_criterion
 from rlsparse_ray.errors import StoreError
-from rlsparse_ray.files import store_errors
 from rlsparse_ray.population.overlap_units import (
     Pair,
     PartIndex,
@@ -25,6 +24,7 @@ from rlsparse_ray.population.overlap_units import (
     staging_of,
     tiles,
 )
+from rlsparse_ray.storage.files import store_errors
 from rlsparse_ray.store import Store, table_path
 from rlsparse_ray.tables import check_file
 
@@ -109,10 +109,15 @@ def plan_overlaps(store_root: str, criterion: str = "exact", fraction: float = 1
 
 
 def current_pairs(store: Store) -> list[dict[str, Any]]:
-    """Rows of the current pairs: of the same name, base and tuned source the one of last."""
+    """Rows of the current pairs, with their pair_id."""
+    return newest_of(each(store.pair_row, sorted(store.committed())))
+
+
+def newest_of(rows: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Of the same name, base and tuned source the row committed last; `rows` by pair_id, sorted."""
     newest: dict[tuple[str, ...], dict[str, Any]] = {}
-    for pair_id, found in each(store.pair_row, sorted(store.committed())).items():
-        row = found | {"pair_id": pair_id}
+    for pair_id, found in rows.items():
+        row = {**found, "pair_id": pair_id}
         key = (row["name"], row["base_source"], row["tuned_source"])
         if key not in newest or newest[key]["created_at"] <= row["created_at"]:
             newest[key] = row
@@ -148,7 +153,8 @@ def read_small(store: Store, name: str, pair_id: str, columns: Sequence[str]) ->
     """
     path = table_path(name, pair_id)
     try:
-        return pq.ParquetFile(store.root / path).read(list(columns), use_threads=False)
+        with store.files.open(path) as source:
+            return pq.ParquetFile(source).read(list(columns), use_threads=False)
     except (OSError, pa.ArrowException) as error:
         raise StoreError(f"{store.root}/{path}: {error}: run rlsparse verify") from error
 

@@ -163,7 +163,7 @@ class PartIndex:
         folder = f"masks/pair_id={row['pair_id']}/criterion={criterion}/"
         for part in row["parts"]:
             if part["path"].startswith(folder):
-                self._add(*runs_of(store.root, part["path"]))
+                self._add(*runs_of(store.files, part["path"]))
 
     def _add(self, runs: Sequence[Run], starts: Sequence[int]) -> None:
         for run in runs:

@@ -19,6 +19,9 @@ MAX_HEADER = 100_000_000
 
 _AGAIN = "write or download it again"
 
+_FIRST = 64 << 10
+"""Bytes asked for at first: most headers with their length, in one round trip."""
+
 
 @dataclass(frozen=True, slots=True)
 class Header:
@@ -36,7 +39,8 @@ def read_header(
     """Parse and validate the header of one safetensors file.
 
     Args:
-        read: `read(offset, nbytes)` gives bytes of the file; it is called twice.
+        read: `read(offset, nbytes)` gives bytes of the file; it is called once, and a second
+            time if the header is longer than 64 KiB.
         file: the file; its size is what the header is checked against.
         name: how messages call the file; its path if not given.
 
@@ -58,17 +62,28 @@ def read_header(
 def _raw_header(read: Callable[[int, int], bytes], size: int, name: str) -> bytes:
     if size < 8:
         raise CheckpointError(f"{name}: file is {size} bytes, too short for a header: {_AGAIN}")
-    first = read(0, 8)
-    if first == b"version ":
-        raise CheckpointError(f"{name}: a git-lfs pointer, not weights: run `git lfs pull`")
-    length = int.from_bytes(first, "little")
+    first = read(0, min(size, _FIRST))
+    refuse_pointer(first, name)
+    length = int.from_bytes(first[:8], "little")
     if length > MAX_HEADER:
         raise CheckpointError(
             f"{name}: header length {length} is over the limit of {MAX_HEADER} bytes: "
             f"not a safetensors file, or damaged: {_AGAIN}"
         )
     _check_size(name, size, 8 + length, exact=False)
-    return read(8, length)
+    if 8 + length <= len(first):
+        return first[8 : 8 + length]
+    return first[8:] + read(len(first), 8 + length - len(first))
+
+
+def refuse_pointer(first: bytes, name: str) -> None:
+    """Refuse a file that begins as git-lfs pointers do.
+
+    Raises:
+        CheckpointError: it is one.
+    """
+    if first.startswith(b"version "):
+        raise CheckpointError(f"{name}: a git-lfs pointer, not weights: run `git lfs pull`")
 
 
 def _check_size(name: str, size: int, promised: int, *, exact: bool = True) -> None:

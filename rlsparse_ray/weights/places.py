@@ -1,6 +1,7 @@
 """What a place with models can do: tell its files, and read ranges of them."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 from rlsparse_ray.weights.spec import FileRef
@@ -26,10 +27,16 @@ class Folder(Protocol):
         """The files of the folder (not of folders in it) by their plain names, sorted."""
 
     def read(self, file: FileRef, offset: int, nbytes: int) -> bytes:
-        """A range of a file, complete.
+        """A range of a file, complete. Thread-safe: headers of many files are read at once.
 
         Raises:
             CheckpointError: it cannot be read; the message names the file and the fix.
+        """
+
+    def identity(self, file: FileRef) -> bytes:
+        """What tells a file from others of its name, size and header: part of the fingerprint.
+
+        The ETag in object storage. Not asked for where `revision` is a commit.
         """
 
 
@@ -45,3 +52,12 @@ class Ranges(Protocol):
 
     def close(self) -> None:
         """Give back what is open."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadRequest:
+    """A range of bytes of one file."""
+
+    file: FileRef
+    offset: int
+    nbytes: int

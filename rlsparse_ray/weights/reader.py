@@ -1,43 +1,33 @@
-"""Range reads of weights: pread into buffers that are used again, one thread ahead of the maths.
+"""Reads of weights, wherever they are, ahead of the maths.
 
-Nothing is mmapped: on network file systems page faults are 8 to 50 times slower than reads, and
-a file that shrinks under a map kills the process.
+Local files are read by one thread into a ring of buffers; remote ones in large merged ranges by
+several threads (`fetch`). One stream may mix them.
 """
 
-import os
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import closing
 from types import TracebackType
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rlsparse_ray.errors import CheckpointError
+from rlsparse_ray.storage.buckets import SCHEMES
+from rlsparse_ray.weights.disk import LocalRanges
+from rlsparse_ray.weights.fetch import fetch
+from rlsparse_ray.weights.objects import ObjectRanges
+from rlsparse_ray.weights.places import Ranges, ReadRequest
 from rlsparse_ray.weights.spec import FileRef
 
 
-@dataclass(frozen=True, slots=True)
-class ReadRequest:
-    """A range of bytes of one file."""
-
-    file: FileRef
-    offset: int
-    nbytes: int
-
-
 class Reader:
-    """Reads ranges of local files; keeps each file open until it is closed. Thread-safe.
-
-    A file is compared with its `FileRef` when it is opened; one that is overwritten in place
-    after that is not noticed.
-    """
+    """Reads ranges of files of every place; opens what it needs and closes it. Thread-safe."""
 
     def __init__(self) -> None:
-        self._descriptors: dict[FileRef, int] = {}
+        self._ranges: dict[str, Ranges] = {}
         self._lock = threading.Lock()
         self._closed = False
 
@@ -53,71 +43,57 @@ class Reader:
         self.close()
 
     def close(self) -> None:
-        """Close every file; a read after that is a ValueError."""
+        """Close every file and connection; a read after that is a ValueError."""
         with self._lock:
             self._closed = True
-            while self._descriptors:
-                os.close(self._descriptors.popitem()[1])
+            while self._ranges:
+                self._ranges.popitem()[1].close()
 
     def read_into(self, file: FileRef, offset: int, buffer: memoryview) -> None:
         """Fill `buffer` with the bytes of `file` from `offset` on.
 
         Raises:
-            CheckpointError: the file is gone, has changed since its header was read, or ends early.
+            CheckpointError: the file is gone, has changed since its header was read, ends early
+                or cannot be reached.
         """
-        descriptor = self._descriptor(file)
-        view = buffer.cast("B")
-        done = 0
-        while done < len(view):
-            got = os.preadv(descriptor, [view[done:]], offset + done)
-            if got == 0:
-                raise CheckpointError(
-                    f"{file.path}: ends at byte {offset + done}, but {len(view)} bytes from "
-                    f"{offset} on were promised: it was cut; restore it and run again"
-                )
-            done += got
+        self._of(file.scheme).read_into(file, offset, buffer)
 
-    def _descriptor(self, file: FileRef) -> int:
+    def _of(self, scheme: str) -> Ranges:
         with self._lock:
             if self._closed:
                 raise ValueError("read after close")
-            if file not in self._descriptors:
-                self._descriptors[file] = _open(file)
-            return self._descriptors[file]
+            if scheme not in self._ranges:
+                self._ranges[scheme] = _open(scheme)
+            return self._ranges[scheme]
 
 
-def _open(file: FileRef) -> int:
-    try:
-        descriptor = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC)
-    except (FileNotFoundError, PermissionError, NotADirectoryError) as error:
-        raise CheckpointError(
-            f"{file.path}: {error.strerror}, though its header could be read: "
-            "restore it and run again"
-        ) from error
-    found = os.fstat(descriptor)
-    if (found.st_size, str(found.st_mtime_ns)) != (file.size, file.stamp):
-        os.close(descriptor)
-        raise CheckpointError(
-            f"{file.path}: changed between plan and read ({file.size} bytes then, "
-            f"{found.st_size} now): run again when nothing writes to it"
-        )
-    return descriptor
+def _open(scheme: str) -> Ranges:
+    if not scheme:
+        return LocalRanges()
+    if scheme in SCHEMES:
+        return ObjectRanges()
+    # huggingface_hub takes 0.3 s to import: only who reads from it waits for it
+    from rlsparse_ray.weights.hub_ranges import HubRanges  # noqa: PLC0415
+
+    return HubRanges()
 
 
 def prefetch(
     requests: Iterable[ReadRequest], reader: Reader, depth: int, hold: int = 1
-) -> Iterator[NDArray[np.uint8]]:
-    """Yield the bytes of each request in order, while a thread reads up to `depth` ahead.
+) -> Generator[NDArray[np.uint8]]:
+    """Yield the bytes of each request in order, while threads read ahead.
 
-    The arrays are views of `depth + hold` buffers that are used again, because the page faults
-    of fresh ones cost as much as the read: an array is valid until `hold` more have been taken
-    (with `hold=2` the last two may be used together). Each buffer is as long as the largest
-    request so far.
+    Local files: one thread reads up to `depth` requests ahead, into `depth + hold` buffers that
+    are used again, because the page faults of fresh ones cost as much as the read; each is as
+    long as the largest request so far. Remote files: as `fetch` says, whatever the depth.
+
+    An array is valid until `hold` more have been taken (with `hold=2` the last two may be used
+    together).
 
     Args:
         requests: may be lazy; it is iterated in the caller's thread.
         reader: an open reader.
-        depth: requests read ahead, at least 1.
+        depth: requests of local files read ahead, at least 1.
         hold: arrays that the caller uses at the same time, at least 1.
 
     Raises:
@@ -125,12 +101,56 @@ def prefetch(
     """
     if depth < 1 or hold < 1:
         raise ValueError(f"depth {depth} and hold {hold} must be at least 1")
-    return _prefetch(requests, _Ring(reader, depth + hold), depth)
+    return _prefetch(_Kinds(requests), reader, depth, hold)
 
 
 def _prefetch(
+    kinds: "_Kinds", reader: Reader, depth: int, hold: int
+) -> Generator[NDArray[np.uint8]]:
+    local = _local(kinds.only(remote=False), _Ring(reader, depth + hold), depth)
+    remote = fetch(kinds.only(remote=True), reader.read_into, hold)
+    with closing(local), closing(remote):
+        for is_remote in kinds.order():
+            yield next(remote if is_remote else local)
+
+
+class _Kinds:
+    """Requests parted into local and remote ones; taking those of a kind queues the others."""
+
+    def __init__(self, requests: Iterable[ReadRequest]) -> None:
+        self._source = iter(requests)
+        self._order: deque[bool] = deque()
+        self._queues: dict[bool, deque[ReadRequest]] = {False: deque(), True: deque()}
+
+    def order(self) -> Iterator[bool]:
+        """For each request in turn whether it is remote."""
+        while self._order or self._pull():
+            yield self._order.popleft()
+
+    def only(self, *, remote: bool) -> Iterator[ReadRequest]:
+        """The requests of one kind."""
+        queue = self._queues[remote]
+        while queue or self._pull_until(queue):
+            yield queue.popleft()
+
+    def _pull_until(self, queue: deque[ReadRequest]) -> bool:
+        while not queue:
+            if not self._pull():
+                return False
+        return True
+
+    def _pull(self) -> bool:
+        for request in self._source:
+            remote = bool(request.file.scheme)
+            self._order.append(remote)
+            self._queues[remote].append(request)
+            return True
+        return False
+
+
+def _local(
     requests: Iterable[ReadRequest], ring: "_Ring", depth: int
-) -> Iterator[NDArray[np.uint8]]:
+) -> Generator[NDArray[np.uint8]]:
     pending: deque[Future[NDArray[np.uint8]]] = deque()
     with ThreadPoolExecutor(1, thread_name_prefix="rlsparse-read") as pool:
         try:

@@ -1,7 +1,7 @@
 """What a checkpoint consists of: tensors, and the bytes of files in which they lie."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from types import MappingProxyType
@@ -81,6 +81,30 @@ class TensorSpec:
         6
         """
         return prod(self.shape)
+
+    @property
+    def stored_name(self) -> str:
+        """The tensor of the file in which it begins: another for a part, or if it is made.
+
+        >>> TensorSpec("qkv[0:2]", "BF16", (2, 3), FileRef("a", 20, ""), 8, 12).stored_name
+        'qkv'
+        """
+        if self.inputs:
+            return self.inputs[0].name
+        return self.name.rpartition("[")[0] if self.name.endswith("]") else self.name
+
+    @property
+    def content(self) -> tuple[object, ...]:
+        """Equal for two tensors only if their values are made of the same bytes in the same way."""
+        place = (self.file.content or self.file, self.offset, self.nbytes)
+        made_of = tuple(spec.content for spec in self.inputs) or place
+        return (self.dtype, self.shape, self.encoding, made_of)
+
+
+def distinct_nbytes(specs: Iterable[TensorSpec]) -> int:
+    """Bytes that are read for tensors: what several of them need counts once."""
+    stored = (leaf for spec in specs for leaf in (spec.inputs or (spec,)))
+    return sum({leaf.content: leaf.nbytes for leaf in stored}.values())
 
 
 @dataclass(frozen=True, slots=True)

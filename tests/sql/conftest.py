@@ -312,7 +312,47 @@ def store(tmp_path_factory: Any) -> Store:
     for criterion in ("exact", "abs:1e-5"):
         overlap_directly(place, criterion)
     _leave_uncommitted(place, current[0])
+    for row in REFRESHES:
+        _write_refresh(place, row)
     return Store(place, current)
+
+
+REFRESHES: Rows = [
+    {
+        "corpus": "corpus.yaml",
+        "holder": "head-1",
+        "started_at": datetime(2026, 11, day, 4, tzinfo=UTC),
+        "seconds": 10.0 * day,
+        "pairs": 4,
+        "added": [{"name": "grpo-seed0", "pair_id": "grpo-seed0-0"}] if day == 1 else [],
+        "moved": [{"name": "sft", "pair_id": "sft-1", "superseded": "sft-0"}] if day == 1 else [],
+        "relabelled": [],
+        "unchanged": 1 if day == 1 else 4,
+        "failed": [{"name": "gone", "message": "hf://org/gone: gone"}] if day == 1 else [],
+        "doubts": [],
+        "bytes_read": 1000 if day == 1 else 0,
+        "overlap_criteria": ["exact"],
+        "sample_fraction": 1.0,
+        "overlaps_counted": 3 if day == 1 else 0,
+        "audits": 19 if day == 1 else 0,
+        "findings": [],
+        "ok": day != 1,
+        "state": "0123456789abcdef",
+        "schema_version": tables.SCHEMA_VERSION,
+        "software_version": "0.1.0",
+    }
+    for day in (1, 2)
+]
+
+
+def refresh_path(row: dict[str, Any]) -> str:
+    return f"refreshes/refresh={row['started_at']:%Y%m%dT%H%M%SZ}-00000a/refreshes.parquet"
+
+
+def _write_refresh(place: Path, row: dict[str, Any]) -> None:
+    path = place / refresh_path(row)
+    path.parent.mkdir(parents=True)
+    pq.write_table(tables.to_table("refreshes", [row]), path, compression="zstd")
 
 
 def _leave_uncommitted(place: Path, pair: Pair) -> None:

@@ -6,10 +6,13 @@ from typing import Any
 import pytest
 
 from rlsparse_ray import sql
+from tests.sql.conftest import REFRESHES, refresh_path
 
 SEED0 = "pair_id=grpo-seed0-0"
 EXACT = f"masks/{SEED0}/criterion=exact/part-00000.parquet"
 OVERLAPS = "overlaps/pair_b=grpo-seed0-0/overlaps.parquet"
+REFRESH = refresh_path(REFRESHES[0])
+FINDING = {"check": "mask_popcount", "pair_id": "grpo-seed0-0", "problem": "odd"}
 Rows = list[dict[str, Any]]
 
 
@@ -163,6 +166,16 @@ DAMAGES = {
         (f"pairs/{SEED0}/pairs.parquet", put(0, reported_sparsity=0.1)),
         (f"pairs/{SEED0}/pairs.parquet", put(0, reported_sparsity=70.0)),
         (f"pairs/{SEED0}/pairs.parquet", put(0, reported_sparsity=-0.1)),
+    ],
+    "refreshes_add_up": [
+        (REFRESH, put(0, unchanged=2)),
+        (REFRESH, put(0, pairs=3)),
+        (REFRESH, put(0, ok=True)),
+        (REFRESH, put(0, ok=None)),
+        (REFRESH, put(0, bytes_read=-1)),
+        (REFRESH, put(0, failed=[{"name": "sft", "message": "twice"}])),
+        (refresh_path(REFRESHES[1]), put(0, bytes_read=1)),
+        (refresh_path(REFRESHES[1]), put(0, findings=[FINDING])),
     ],
     "unlisted_files": [
         (f"pairs/{SEED0}/pairs.parquet", lambda rows: put(0, parts=rows[0]["parts"][:-1])(rows)),

@@ -3,6 +3,8 @@
 import json
 import shutil
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from rlsparse_ray import sql, tables
@@ -21,7 +23,7 @@ def test_a_folder_that_is_no_store(tmp_path):
         ("[]", "not written by rlsparse_ray"),
         ('{"format": "parquet"}', "not written by rlsparse_ray"),
         ('{"format": "rlsparse_ray"}', "no schema version"),
-        ('{"format": "rlsparse_ray", "schema_version": 2}', "reads up to 1: pip install --upgrade"),
+        ('{"format": "rlsparse_ray", "schema_version": 9}', "reads up to 2: pip install --upgrade"),
     ],
 )
 def test_a_store_json_of_another_kind(tmp_path, text, message):
@@ -42,8 +44,37 @@ def test_a_pair_of_a_newer_schema_version(damaged):
         return [r | {"schema_version": tables.SCHEMA_VERSION + 1} for r in rows]
 
     damaged.edit("pairs/pair_id=dpo-0/pairs.parquet", raise_version)
-    with pytest.raises(StoreError, match=r"schema version 2, but .* pip install --upgrade"):
+    with pytest.raises(StoreError, match=r"schema version 3, but .* pip install --upgrade"):
         sql.connect(damaged.place)
+
+
+def without_new_columns(path):
+    """As a version 1 store has it."""
+    table = pq.ParquetFile(path).read()
+    if "schema_version" in table.column_names:
+        place = table.schema.get_field_index("schema_version")
+        old = pa.array([1] * len(table), pa.int32())
+        table = table.set_column(place, table.schema.field(place), old)
+    table = table.replace_schema_metadata({b"rlsparse_schema_version": b"1"})
+    added = {"lineage_score", "base_encoding", "tuned_encoding"} & set(table.column_names)
+    pq.write_table(table.drop_columns(sorted(added)), path, compression="zstd")
+
+
+@pytest.mark.parametrize("which", ["*", "dpo-0", "grpo-seed0-0"])
+def test_pairs_of_version_1_can_still_be_asked(damaged, con, which):
+    """All of a store, or some of it: whether the first file of a view is an old or a new one."""
+    for table in ("pairs", "tensors"):
+        found = list((damaged.place / table).glob(f"pair_id={which}/*.parquet"))
+        assert found
+        for path in found:
+            without_new_columns(path)
+    old = sql.connect(damaged.place)
+    for question in (
+        "FROM tensors ORDER BY ALL",
+        "SELECT * EXCLUDE schema_version FROM pairs ORDER BY pair_id",
+    ):
+        assert sql.run_sql(old, question).equals(sql.run_sql(con, question))
+    assert sql.run_query(old, "overlap_matrix").num_rows == 3
 
 
 def test_a_file_that_is_no_parquet(damaged):

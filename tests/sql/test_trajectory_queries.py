@@ -50,9 +50,8 @@ RUNS = {"a": walk(1, positive), "b": walk(2, lambda k, shape: weights(50 + k, sh
 SPANS = {"a": [1, 2], "b": [1]}
 
 
-@pytest.fixture(scope="module")
-def con(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("trajectories")
+def make_trajectories(folder):
+    """A store with the runs as trajectories, and a plain pair."""
     text = "version: 1\ntrajectories:\n"
     for name, models in RUNS.items():
         text += f"  - name: {name}\n    spans: {SPANS[name]}\n    checkpoints:\n"
@@ -65,7 +64,13 @@ def con(tmp_path_factory):
     text += "pairs:\n  - {name: a, base: ./a-0, tuned: ./plain}\n"
     (folder / "corpus.yaml").write_text(text)
     extract_directly(folder / "corpus.yaml", folder / "store")
-    with sql.connect(folder / "store", threads=1) as con:
+    return folder / "store"
+
+
+@pytest.fixture(scope="module")
+def con(tmp_path_factory):
+    place = make_trajectories(tmp_path_factory.mktemp("trajectories"))
+    with sql.connect(place, threads=1) as con:
         yield con
 
 

@@ -1,6 +1,6 @@
 """Is the store what it says it is? Audits in SQL, and every listed file against its hash."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import duckdb
 from rlsparse_ray.errors import QueryError, StoreError
 from rlsparse_ray.population.named_masks import named_mask_row, named_masks
 from rlsparse_ray.sql import connect, run_audits
+from rlsparse_ray.storage.files import store_errors
 from rlsparse_ray.store import Store, xxh3_of
 
 Progress = Callable[[int], None]
@@ -37,10 +38,11 @@ def verify(store_root: str | Path, progress: Progress = lambda nbytes: None) -> 
         StoreError: there is no store, or nothing is committed in it.
     """
     store = Store.open(store_root)
-    findings = list(_files(store, progress))
+    with store_errors(store_root):
+        findings = list(_files(store, progress))
     try:
         with connect(store_root) as con:
-            findings += _audits(con)
+            findings += audit(con)
     except StoreError as error:
         if not findings:
             raise
@@ -48,7 +50,8 @@ def verify(store_root: str | Path, progress: Progress = lambda nbytes: None) -> 
     return findings
 
 
-def _audits(con: duckdb.DuckDBPyConnection) -> Iterator[Finding]:
+def audit(con: duckdb.DuckDBPyConnection) -> Iterator[Finding]:
+    """What the audits find; that one cannot run is a finding too."""
     try:
         for name, rows in run_audits(con):
             for row in rows.to_pylist():
@@ -59,6 +62,7 @@ def _audits(con: duckdb.DuckDBPyConnection) -> Iterator[Finding]:
 
 
 def _files(store: Store, progress: Progress) -> Iterator[Finding]:
+    sizes = store.files.list("")
     for pair_id in sorted(store.committed()):
         try:
             parts = store.pair_row(pair_id)["parts"]
@@ -66,12 +70,12 @@ def _files(store: Store, progress: Progress) -> Iterator[Finding]:
             yield Finding("files", pair_id, str(error))
             continue
         fix = f"remove {store.root}/pairs/pair_id={pair_id} and extract again"
-        for problem in _damaged(store, parts, progress):
+        for problem in _damaged(store, parts, sizes, progress):
             yield Finding("files", pair_id, f"{problem}; {fix}")
-    yield from _named(store, progress)
+    yield from _named(store, sizes, progress)
 
 
-def _named(store: Store, progress: Progress) -> Iterator[Finding]:
+def _named(store: Store, sizes: Mapping[str, int], progress: Progress) -> Iterator[Finding]:
     for name in named_masks(store):
         try:
             row = named_mask_row(store, name)
@@ -79,19 +83,20 @@ def _named(store: Store, progress: Progress) -> Iterator[Finding]:
             yield Finding("files", f"mask {name}", str(error))
             continue
         fix = f"remove {store.root}/named_masks/mask={name} and keep the mask again"
-        for problem in _damaged(store, row["parts"] if row else [], progress):
+        for problem in _damaged(store, row["parts"] if row else [], sizes, progress):
             yield Finding("files", f"mask {name}", f"{problem}; {fix}")
 
 
-def _damaged(store: Store, parts: list[dict[str, Any]], progress: Progress) -> Iterator[str]:
+def _damaged(
+    store: Store, parts: list[dict[str, Any]], sizes: Mapping[str, int], progress: Progress
+) -> Iterator[str]:
     for part in parts:
-        path = store.root / part["path"]
-        size = store.files.size(part["path"])
+        size = sizes.get(part["path"])
         if size is None:
             problem = "missing"
         elif size != part["bytes"]:
             problem = f"{size} bytes instead of {part['bytes']}"
-        elif xxh3_of(path) != part["xxh3"]:
+        elif xxh3_of(store.files.pieces(part["path"])) != part["xxh3"]:
             problem = "contents have changed (XXH3 differs)"
         else:
             problem = ""

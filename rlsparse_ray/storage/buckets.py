@@ -6,9 +6,16 @@ AWS_ENDPOINT_URL, GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_ACCOUNT_NAME, ..
 """
 
 import os
+from datetime import timedelta
 from functools import cache
+from typing import TYPE_CHECKING
 
 from obstore.store import ObjectStore, from_url
+
+from rlsparse_ray.storage.retry import LONGEST_WAIT, retry_seconds
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, RetryConfig
 
 SCHEMES = ("s3", "gs", "az")
 
@@ -36,6 +43,22 @@ def split(address: str) -> tuple[str, str]:
 
 @cache
 def bucket(address: str) -> ObjectStore:
-    """The bucket of `s3://bucket`; opened once in a process, requests retried by obstore."""
-    plain = os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")
-    return from_url(address, client_options={"allow_http": plain})
+    """The bucket of `s3://bucket`; opened once in a process.
+
+    obstore asks again where the service answers 408, 429 or 5xx, or the connection breaks, and
+    goes on with a body at the byte where it broke, as `rlsparse_ray.storage.retry` says how long.
+    """
+    client: ClientConfig = {
+        # a chunk may take long on a thin line; what is over is a line on which nothing comes
+        "timeout": timedelta(minutes=10),
+        "read_timeout": timedelta(seconds=30),
+    }
+    if os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://"):
+        client["allow_http"] = True
+    retry: RetryConfig = {
+        # only the time counts
+        "max_retries": 1000,
+        "retry_timeout": timedelta(seconds=retry_seconds()),
+        "backoff": {"max_backoff": timedelta(seconds=LONGEST_WAIT)},
+    }
+    return from_url(address, client_options=client, retry_config=retry)

@@ -1,0 +1,56 @@
+"""The application that verbs are added to, and the options that several of them take."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from rlsparse_ray import __version__, console
+from rlsparse_ray.console import Format
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Which weights did RL change, in every model pair, and is that more than chance?",
+)
+
+CorpusFile = Annotated[
+    Path,
+    typer.Argument(
+        help="Corpus file (YAML), or the name of one that ships, e.g. paper.", show_default=False
+    ),
+]
+StorePath = Annotated[
+    str,
+    typer.Option(
+        help="Folder or address (s3://bucket/prefix) that holds the tables.",
+        show_default=False,
+        envvar="RLSPARSE_STORE",
+    ),
+]
+OutputFormat = Annotated[Format, typer.Option("--format", help="How to print the answer.")]
+Json = Annotated[bool, typer.Option("--json", help="Short for --format json.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"rlsparse_ray {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def print_failures(failed: dict[str, str]) -> None:
+    """Say on standard error which pairs failed, and why."""
+    for name, message in failed.items():
+        console.err.print(f"[bold red]failed:[/] {escape(f'{name}: {message}')}")

@@ -1,0 +1,1 @@
+"""Pairs that rules of a corpus file find on the hub."""

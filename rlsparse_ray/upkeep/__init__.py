@@ -1,0 +1,1 @@
+"""What keeps a store right over time: refresh, audits, deep checks, garbage, watching."""

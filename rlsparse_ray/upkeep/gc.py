@@ -1,0 +1,162 @@
+"""Remove what nothing in a store refers to, and superseded revisions on request.
+
+Only files that rlsparse itself puts into stores are ever removed, and only those that no committed
+row names. What it does not know is listed and left. Files of a pair of which any has been written
+lately are left too, because an extraction may be at work on it (extractions take no lease); one
+that goes on with older work looks at every part once more before it commits.
+
+Rows in which other pairs overlap with a removed one stay in the files of those: no view shows them,
+and they are right again if the revision comes back. Parts of uploads that were broken off are not
+files yet and cannot be listed: a rule of the bucket removes them (AbortIncompleteMultipartUpload).
+"""
+
+import re
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from rlsparse_ray.population.named_masks import named_mask_row, named_masks
+from rlsparse_ray.population.overlap_plan import each, newest_of
+from rlsparse_ray.storage.files import address_of, store_errors
+from rlsparse_ray.storage.lease import LEASE, hold
+from rlsparse_ray.storage.local_files import PARTIAL, Entry
+from rlsparse_ray.store import MARKER, SMALL_TABLES, Store
+
+HOURS = 24.0
+"""Age below which nothing is removed that an extraction might be writing."""
+
+_PART = r"part-\d{5,}\.parquet"
+_LAYOUT = {
+    "masks": rf"pair_id=([^/]+)/criterion=[^/]+/{_PART}",
+    **{name: rf"pair_id=([^/]+)/{name}\.parquet" for name in ("pairs", *SMALL_TABLES)},
+    "overlaps": r"pair_b=([^/]+)/overlaps\.parquet",
+    "named_masks": r"mask=([^/]+)/named_masks\.parquet",
+    "named_mask_bits": rf"mask=([^/]+)/{_PART}",
+    "refreshes": r"refresh=([^/]+)/refreshes\.parquet",
+    "staging": r"([^/]+)(?:/.+)?",
+}
+"""What rlsparse writes below each folder of a store; the group is what a file belongs to."""
+
+_SCRATCH = re.compile(rf"\.\d+-\d+{re.escape(PARTIAL)}\Z")
+
+_UNKNOWN = "not written by rlsparse"
+_UNNAMED = "no committed row names it"
+_UNFINISHED = "staged by a run that did not end"
+_SCRATCHED = "was being written when its process died"
+_SUPERSEDED = "of a superseded revision"
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A file that can go, or that nobody knows."""
+
+    path: str
+    nbytes: int
+    why: str
+
+
+@dataclass(slots=True)
+class Garbage:
+    """What a store holds that nothing refers to."""
+
+    removable: list[Item] = field(default_factory=list)
+    young: list[Item] = field(default_factory=list)
+    """The same, but too young: an extraction may be at work on it."""
+    unknown: list[Item] = field(default_factory=list)
+    """Files that rlsparse did not write there: they are left."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that can go."""
+        return sum(item.nbytes for item in self.removable)
+
+
+def find_garbage(store_root: str, *, superseded: bool = False, hours: float = HOURS) -> Garbage:
+    """What `collect` would remove; writes nothing.
+
+    Args:
+        store_root: the store.
+        superseded: also the pairs that are not current any more, with their own overlaps.
+        hours: what is not committed and younger than this stays.
+
+    Raises:
+        StoreError: there is no store, or a row of it is damaged: nothing may be removed then.
+    """
+    store = Store.open(store_root)
+    with store_errors(store_root):
+        # files first: what is committed after this is in the rows
+        entries = store.files.entries("")
+        return _sort(entries, _Sorter(store, superseded), time.time() - hours * 3600)
+
+
+def collect(store_root: str, *, superseded: bool = False, hours: float = HOURS) -> Garbage:
+    """Remove what `find_garbage` finds, while no refresh, overlap pass or other `collect` runs.
+
+    Of a superseded pair the row goes first, so that no reader sees half of it.
+
+    Raises:
+        LeaseError: the store is in use.
+        StoreError: as `find_garbage`, or a file cannot be removed.
+    """
+    root = address_of(store_root)
+    store = Store.open(root)
+    with hold(root, "gc") as lease, store_errors(root):
+        found = find_garbage(root, superseded=superseded, hours=hours)
+        for item in sorted(found.removable, key=lambda item: not item.path.startswith("pairs/")):
+            lease.check()
+            store.files.remove(item.path)
+    return found
+
+
+class _Sorter:
+    """Tells the files of a store apart by what its rows say."""
+
+    def __init__(self, store: Store, superseded: bool) -> None:
+        self.rows = each(store.pair_row, sorted(store.committed()))
+        current = {row["pair_id"] for row in newest_of(self.rows)}
+        self.old = self.rows.keys() - current if superseded else set()
+        rows: list[Mapping[str, Any] | None] = list(self.rows.values())
+        rows += [named_mask_row(store, name) for name in named_masks(store)]
+        self.listed = {part["path"] for row in rows if row for part in row["parts"]}
+
+    def verdict(self, path: str) -> tuple[str, str]:
+        """What a file belongs to, and why it can go; no reason: it has to stay."""
+        target = _SCRATCH.sub("", path)
+        if target in (MARKER, LEASE):
+            return path, _SCRATCHED if path != target else ""
+        table, _, rest = target.partition("/")
+        found = re.fullmatch(_LAYOUT[table], rest) if table in _LAYOUT else None
+        if found is None:
+            return path, _UNKNOWN
+        owner: str = found[1]
+        if path != target:
+            return owner, _SCRATCHED
+        if table == "staging":
+            return owner, _UNFINISHED
+        return owner, self._why(table, owner, path)
+
+    def _why(self, table: str, owner: str, path: str) -> str:
+        if owner in self.old and (table in ("pairs", "overlaps") or path in self.listed):
+            return _SUPERSEDED
+        if table in ("masks", *SMALL_TABLES, "named_mask_bits"):
+            return "" if path in self.listed else _UNNAMED
+        return _UNNAMED if table == "overlaps" and owner not in self.rows else ""
+
+
+def _sort(entries: Mapping[str, Entry], sorter: _Sorter, before: float) -> Garbage:
+    found = Garbage()
+    newest: dict[str, float] = defaultdict(float)
+    verdicts = {path: sorter.verdict(path) for path in entries}
+    for path, (owner, _) in verdicts.items():
+        newest[owner] = max(newest[owner], entries[path].modified)
+    for path, (owner, why) in verdicts.items():
+        item = Item(path, entries[path].nbytes, why)
+        if why == _UNKNOWN:
+            found.unknown.append(item)
+        elif why == _SUPERSEDED or (why and newest[owner] <= before):
+            found.removable.append(item)
+        elif why:
+            found.young.append(item)
+    return found

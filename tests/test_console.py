@@ -1,0 +1,47 @@
+"""What a long command says on the way where nothing can be drawn over."""
+
+import re
+import time
+
+import pytest
+
+from rlsparse_ray.console import with_progress
+from rlsparse_ray.errors import RlsparseError
+
+
+def lines(capsys, *steps):
+    """What is printed about 1,000 bytes that are done in `steps`, 0.1 s apart."""
+
+    def work(advance):
+        for number, nbytes in enumerate(steps):
+            time.sleep(0.1 * (number > 0))
+            advance(nbytes)
+        return "result"
+
+    assert with_progress("extract", 1000, work) == "result"
+    out, err = capsys.readouterr()
+    assert out == ""
+    return err.splitlines()
+
+
+def test_speed_is_that_of_this_run(capsys, monkeypatch):
+    """The first call tells what was there before."""
+    monkeypatch.setenv("RLSPARSE_PROGRESS_SECONDS", "0")
+    first, last = lines(capsys, 600, 0, 300)
+    assert first == "extract: 600 B of 1000 B (60.0%)"
+    found = re.fullmatch(
+        r"extract: 900 B of 1000 B \(90\.0%\), ([\d.]+) (K?i?B)/s, 0:00:0\d left", last
+    )
+    speed = float(found[1]) * (1024 if found[2] == "KiB" else 1)
+    assert 0 < speed <= 300 / 0.2
+
+
+def test_a_short_run_says_nothing(capsys, monkeypatch):
+    monkeypatch.delenv("RLSPARSE_PROGRESS_SECONDS", raising=False)
+    assert lines(capsys, 0, 400, 500) == []
+
+
+def test_a_wrong_distance(capsys, monkeypatch):
+    monkeypatch.setenv("RLSPARSE_PROGRESS_SECONDS", "often")
+    with pytest.raises(RlsparseError, match="PROGRESS_SECONDS='often' is not a number of seconds"):
+        lines(capsys, 1)
