@@ -5,11 +5,11 @@ import sys
 from rich.markup import escape
 
 from rlsparse_ray import console
-from rlsparse_ray.cli import answers, extraction, refreshing, upkeep
+from rlsparse_ray.cli import extraction, questions, refreshing, upkeep
 from rlsparse_ray.cli.app import app
 from rlsparse_ray.errors import RlsparseError
 
-__all__ = ["answers", "app", "extraction", "main", "refreshing", "upkeep"]
+__all__ = ["app", "extraction", "main", "questions", "refreshing", "upkeep"]
 
 
 def main() -> None:

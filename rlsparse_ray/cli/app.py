@@ -33,6 +33,14 @@ StorePath = Annotated[
 ]
 OutputFormat = Annotated[Format, typer.Option("--format", help="How to print the answer.")]
 Json = Annotated[bool, typer.Option("--json", help="Short for --format json.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Address = Annotated[str | None, typer.Option(help="Ray cluster to run on; none: this machine.")]
+GpuFraction = Annotated[
+    float, typer.Option(help="Share of a GPU that a slice takes.", min=0.01, max=1)
+]
+Cache = Annotated[
+    bool, typer.Option("--cache", help="Keep whole files of the hub in its local cache.")
+]
 
 
 def _version(wanted: bool) -> None:
@@ -50,7 +58,9 @@ def _root(
     pass
 
 
-def print_failures(failed: dict[str, str]) -> None:
-    """Say on standard error which pairs failed, and why."""
+def print_problems(failed: dict[str, str], doubts: dict[str, str] | None = None) -> None:
+    """Say on standard error which pairs failed, and which may be none, and why."""
+    for name, doubt in (doubts or {}).items():
+        console.err.print(f"[yellow]is this a pair?[/] {escape(name)}: {escape(doubt)}")
     for name, message in failed.items():
         console.err.print(f"[bold red]failed:[/] {escape(f'{name}: {message}')}")

@@ -10,11 +10,21 @@ import typer
 from rich.markup import escape
 
 from rlsparse_ray import console
-from rlsparse_ray.cli.app import CorpusFile, Json, StorePath, app, print_failures
+from rlsparse_ray.cli.app import (
+    Address,
+    Cache,
+    CorpusFile,
+    Device,
+    GpuFraction,
+    Json,
+    StorePath,
+    app,
+    print_problems,
+)
 from rlsparse_ray.console import Format
 
 
-@app.command()
+@app.command(rich_help_panel="From models to a store")
 def plan(corpus: CorpusFile, json: Json = False) -> None:
     """Resolve a corpus and say what an extraction would read; reads no weights.
 
@@ -43,24 +53,18 @@ def plan(corpus: CorpusFile, json: Json = False) -> None:
             f"\n{len(made.pairs)} pairs, {len(made.slices)} slices, "
             f"{console.size(made.nbytes)} to read (a base once for all its tuned models)"
         )
-    print_failures(made.failed)
+    print_problems(made.failed)
     raise typer.Exit(1 if made.failed else 0)
 
 
-@app.command()
+@app.command(rich_help_panel="From models to a store")
 def extract(
     corpus: CorpusFile,
     store: StorePath,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    address: Annotated[
-        str | None, typer.Option(help="Ray cluster to run on; none: this machine.")
-    ] = None,
-    gpu_fraction: Annotated[
-        float, typer.Option(help="Share of a GPU that a slice takes.", min=0.01, max=1)
-    ] = 1.0,
-    cache: Annotated[
-        bool, typer.Option("--cache", help="Keep whole files of the hub in its local cache.")
-    ] = False,
+    device: Device = "auto",
+    address: Address = None,
+    gpu_fraction: GpuFraction = 1.0,
+    cache: Cache = False,
     json: Json = False,
 ) -> None:
     """Compare every pair of a corpus and keep masks and statistics in a store.
@@ -96,13 +100,11 @@ def extract(
         parts = [f"{len(names)} {what}" for what, names in done.items() if names]
         read = f"{console.size(outcome.nbytes)} read"
         console.out.print(f"{', '.join(parts)}; {read}; store: {escape(store)}")
-    for name, doubt in outcome.doubts.items():
-        console.err.print(f"[yellow]is this a pair?[/] {escape(name)}: {escape(doubt)}")
-    print_failures(outcome.failed)
+    print_problems(outcome.failed, outcome.doubts)
     raise typer.Exit(0 if outcome.ok else 1)
 
 
-@app.command()
+@app.command(rich_help_panel="From models to a store")
 def demo(
     fast: Annotated[
         bool, typer.Option("--fast", help="Tiny models only: without SmolLM2-135M.")
@@ -120,7 +122,7 @@ def demo(
     run_demo(folder, smollm=not fast)
 
 
-@app.command()
+@app.command(rich_help_panel="From models to a store")
 def discover(corpus: CorpusFile, json: Json = False) -> None:
     """Ask the hub what the rules of a corpus find, as YAML to paste under `pairs:`.
 
@@ -142,5 +144,5 @@ def discover(corpus: CorpusFile, json: Json = False) -> None:
     )
     for reason, models in found.reasons.items():
         console.err.print(f"{models:>6,} {escape(reason)}")
-    print_failures(found.failed)
+    print_problems(found.failed)
     raise typer.Exit(1 if found.failed else 0)

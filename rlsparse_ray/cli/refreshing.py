@@ -7,11 +7,21 @@ import typer
 from rich.markup import escape
 
 from rlsparse_ray import console
-from rlsparse_ray.cli.app import CorpusFile, Json, StorePath, app, print_failures
+from rlsparse_ray.cli.app import (
+    Address,
+    Cache,
+    CorpusFile,
+    Device,
+    GpuFraction,
+    Json,
+    StorePath,
+    app,
+    print_problems,
+)
 from rlsparse_ray.console import Format
 
 
-@app.command()
+@app.command(rich_help_panel="Upkeep")
 def refresh(
     corpus: CorpusFile,
     store: StorePath,
@@ -27,16 +37,10 @@ def refresh(
     wait: Annotated[
         float, typer.Option(help="Seconds to wait while another one uses the store.", min=0)
     ] = 0.0,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    address: Annotated[
-        str | None, typer.Option(help="Ray cluster to run on; none: this machine.")
-    ] = None,
-    gpu_fraction: Annotated[
-        float, typer.Option(help="Share of a GPU that a slice takes.", min=0.01, max=1)
-    ] = 1.0,
-    cache: Annotated[
-        bool, typer.Option("--cache", help="Keep whole files of the hub in its local cache.")
-    ] = False,
+    device: Device = "auto",
+    address: Address = None,
+    gpu_fraction: GpuFraction = 1.0,
+    cache: Cache = False,
     json: Json = False,
 ) -> None:
     """Bring a store up to date: extract pairs that are new or moved, extend overlaps, run audits.
@@ -84,9 +88,7 @@ def refresh(
             f"{', '.join(parts)}; {console.size(done.bytes_read)} read; "
             f"{done.overlaps_counted} overlaps counted; {checks}; {done.seconds:.1f} s"
         )
-    for name, doubt in done.doubts.items():
-        console.err.print(f"[yellow]is this a pair?[/] {escape(name)}: {escape(doubt)}")
-    print_failures(done.failed)
+    print_problems(done.failed, done.doubts)
     for finding in done.findings:
         text = f"{finding.check}: {finding.pair_id}: {finding.problem}"
         console.err.print(f"[bold red]audit:[/] {escape(text)}")
@@ -110,7 +112,7 @@ def _forecast(corpus: str, store: str, json: bool) -> None:
     raise typer.Exit(1 if found.plan.failed else 0)
 
 
-@app.command()
+@app.command(rich_help_panel="Upkeep")
 def gc(
     store: StorePath,
     superseded: Annotated[

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rlsparse_ray.upkeep.deep import DeepReport
 
 
-@app.command()
+@app.command(rich_help_panel="Upkeep")
 def status(
     store: StorePath,
     watch: Annotated[
@@ -55,7 +55,7 @@ def _watch(store: "Store") -> None:
     console.with_progress("extract", found.nbytes, lambda advance: follow(store, advance))
 
 
-@app.command()
+@app.command(rich_help_panel="Upkeep")
 def verify(
     store: StorePath,
     deep: Annotated[

@@ -7,11 +7,11 @@ import typer
 from rich.markup import escape
 
 from rlsparse_ray import console
-from rlsparse_ray.cli.app import Json, OutputFormat, StorePath, app
+from rlsparse_ray.cli.app import Address, Json, OutputFormat, StorePath, app
 from rlsparse_ray.console import Format
 
 
-@app.command()
+@app.command(rich_help_panel="Questions")
 def query(
     store: StorePath = "",
     name: Annotated[str | None, typer.Argument(help="Name of the query; none: list them.")] = None,
@@ -37,7 +37,7 @@ def query(
         console.show(sql.run_query(con, name, params), Format.json if json else form)
 
 
-@app.command(name="sql")
+@app.command(name="sql", rich_help_panel="Questions")
 def run_sql(
     text: Annotated[str, typer.Argument(help="SQL over the views and macros.", metavar="SQL")],
     store: StorePath,
@@ -54,7 +54,7 @@ def run_sql(
         console.show(sql.run_sql(con, text), Format.json if json else form)
 
 
-@app.command()
+@app.command(rich_help_panel="Questions")
 def consensus(
     where: Annotated[
         str, typer.Option(help="SQL condition over `pairs`, run as it stands.", show_default=False)
@@ -85,7 +85,7 @@ def consensus(
             console.out.print(escape(line))
 
 
-@app.command()
+@app.command(rich_help_panel="Questions")
 def overlap(
     store: StorePath,
     criterion: Annotated[str, typer.Option(help='The rule that says "changed".')] = "exact",
@@ -93,9 +93,7 @@ def overlap(
         float, typer.Option(help="Share of the blocks to count, the same for every pair.")
     ] = 1.0,
     device: Annotated[str, typer.Option(help="cpu or cuda; auto: cpu.")] = "auto",
-    address: Annotated[
-        str | None, typer.Option(help="Ray cluster to run on; none: this machine.")
-    ] = None,
+    address: Address = None,
 ) -> None:
     """Count what every two masks of a store share, against chance, and keep it in the store.
 
