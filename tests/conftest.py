@@ -49,6 +49,8 @@ def local_ray(hub_session: HubServer, tmp_path_factory: pytest.TempPathFactory) 
     """
     import ray
 
+    from rlsparse_ray.cluster.session import ALONE
+
     cache = {"HF_HUB_CACHE": str(tmp_path_factory.mktemp("hub-cache"))}
     patch = pytest.MonkeyPatch()
     for name, value in {**hub_session.environment, **cache}.items():
@@ -62,6 +64,7 @@ def local_ray(hub_session: HubServer, tmp_path_factory: pytest.TempPathFactory) 
         num_cpus=2,
         include_dashboard=False,
         object_store_memory=128 << 20,
+        resources={ALONE: 1},
         log_to_driver=False,
         logging_level="ERROR",
     )

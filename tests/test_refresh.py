@@ -81,6 +81,7 @@ def test_from_nothing_to_all_is_well(corpus, hub, tmp_path, local_ray, monkeypat
     """New; failed and tried again; unchanged; moved; moved back; relabelled."""
     store = tmp_path / "store"
     first = refresh(corpus, str(store))
+    assert set(first.failed) == {"gated"}, first.failed
     assert (set(first.added), first.moved, first.unchanged) == ({"grpo", "dpo"}, {}, 0)
     assert first.failed.keys() == {"gated"} and "gated" in first.failed["gated"]
     assert (first.ok, first.overlaps_counted, first.findings) == (False, 1, ())

@@ -16,7 +16,7 @@ from rlsparse_ray.placement import Lane, Node, Resources, lacking, lanes_of
 LOOK_SECONDS = 2.0
 """Between two looks at which nodes there are."""
 
-_ALONE = "rlsparse_alone"
+ALONE = "rlsparse_alone"
 """A resource by which a Ray that was started for one run is known: no node will join it."""
 
 _log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ def ray_session(address: str | None) -> Iterator[None]:
         local = {
             "include_dashboard": False,
             "object_store_memory": 256 << 20,
-            "resources": {_ALONE: 1},
+            "resources": {ALONE: 1},
         }
     try:
         # without "local" Ray would join a cluster that `ray start` left on this machine
@@ -66,10 +66,12 @@ class Room:
     def __init__(self, resources: Resources) -> None:
         self.resources = resources
         self.flying: Counter[str] = Counter()
-        self._grows = _ALONE not in ray.cluster_resources()
+        self._grows = ALONE not in ray.cluster_resources()
         self._look()
         if not self._lanes[0].slots:
-            _log.warning("%s: waiting until such a node joins", lacking(resources))
+            _log.warning(
+                "%s: waiting until such a node joins; Ctrl-C if none will", lacking(resources)
+            )
 
     def lane(self) -> Lane | None:
         """Where the next slice goes; None if enough are in flight."""
