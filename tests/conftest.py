@@ -24,6 +24,9 @@ settings.load_profile("busy")
 # with busy cores two torch threads are up to five times slower than one
 torch.set_num_threads(1)
 
+OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+"""Variables that modules which train models set for good when they are imported."""
+
 
 @dataclass(frozen=True)
 class Example:
@@ -55,6 +58,8 @@ def local_ray(hub_session: HubServer, tmp_path_factory: pytest.TempPathFactory) 
     patch = pytest.MonkeyPatch()
     for name, value in {**hub_session.environment, **cache}.items():
         patch.setenv(name, value)
+    for name in OFFLINE:
+        patch.delenv(name, raising=False)
 
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -107,7 +112,7 @@ def hub(
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub-cache"))
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "no-token"))
-    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", *OFFLINE):
         monkeypatch.delenv(name, raising=False)
     yield hub_session
     hub_session.proxy.forget()
