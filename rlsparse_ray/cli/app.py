@@ -1,8 +1,10 @@
 """The application that verbs are added to, and the options that several of them take."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import pyarrow as pa
 import typer
 from rich.markup import escape
 
@@ -56,6 +58,13 @@ def _root(
     ] = False,
 ) -> None:
     pass
+
+
+def show_rows(rows: Sequence[Mapping[str, Any]], schema: pa.Schema, json: bool) -> None:
+    """Print rows as a table, if there are any, or as JSON, also if there are none."""
+    if rows or json:
+        table = pa.Table.from_pylist(list(rows), schema)
+        console.show(table, Format.json if json else Format.table)
 
 
 def print_problems(failed: dict[str, str], doubts: dict[str, str] | None = None) -> None:

@@ -17,6 +17,7 @@ from rlsparse_ray.cli.app import (
     StorePath,
     app,
     print_problems,
+    show_rows,
 )
 from rlsparse_ray.console import Format
 
@@ -104,8 +105,7 @@ def _forecast(corpus: str, store: str, json: bool) -> None:
     names = ("name", "state", "pair_id", "superseded", "problem")
     schema = pa.schema([(name, pa.string()) for name in names])
     shown = rows if json else [row for row in rows if row["state"] != "unchanged"]
-    if shown or json:
-        console.show(pa.Table.from_pylist(shown, schema), Format.json if json else Format.table)
+    show_rows(shown, schema, json)
     if not json:
         left = len(rows) - len(shown)
         console.out.print(f"\n{left} unchanged; {console.size(found.plan.nbytes)} to read")
@@ -148,9 +148,7 @@ def gc(
     ]
     names = [("path", pa.string()), ("bytes", pa.int64()), ("what", pa.string())]
     schema = pa.schema([*names, ("why", pa.string())])
-    if rows or json:
-        form = Format.json if json else Format.table
-        console.show(pa.Table.from_pylist(rows, schema), form)
+    show_rows(rows, schema, json)
     if not json:
         console.out.print(
             f"{len(found.removable)} files {verb}, {console.size(found.nbytes)}; "

@@ -6,7 +6,7 @@ import pyarrow as pa
 import typer
 
 from rlsparse_ray import console
-from rlsparse_ray.cli.app import Json, StorePath, app
+from rlsparse_ray.cli.app import Json, StorePath, app, show_rows
 from rlsparse_ray.console import Format
 
 if TYPE_CHECKING:
@@ -90,9 +90,7 @@ def verify(
         for f in damaged + report.unchecked
     ]
     schema = pa.schema([(n, pa.string()) for n in ("check", "pair_id", "problem")])
-    if rows or json:
-        form = Format.json if json else Format.table
-        console.show(pa.Table.from_pylist(rows, schema), form)
+    show_rows(rows, schema, json)
     if not json:
         verdict = f"{len(damaged)} problems" if damaged else "all is well"
         if deep:
