@@ -111,7 +111,7 @@ def test_httpfs(stores, old_duckdb, name):
     place, address, _ = stores[name]
     code = """
 from rlsparse_ray.storage import duckdb_files
-from tests.sql.test_sql_on_s3 import questions
+from tests.sql.test_sql_on_s3 import answers
 duckdb_files.ObjectFileSystem = None
 print(json.dumps([duckdb.__version__, answers(sys.argv[1]), answers(sys.argv[2])]))
 """
