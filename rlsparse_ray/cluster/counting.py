@@ -1,12 +1,12 @@
 """The overlaps of all pairs of masks as Ray tasks."""
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from rlsparse_ray.cluster.session import Room, ray_session
-from rlsparse_ray.cluster.tasks import Progress, drain, get, task
+from rlsparse_ray.cluster.session import ray_session
+from rlsparse_ray.cluster.tasks import Progress
+from rlsparse_ray.cluster.works import run_works
 from rlsparse_ray.placement import Resources
 from rlsparse_ray.population.overlap import overlap_unit
 from rlsparse_ray.population.overlap_commit import CommitUnit, commit_overlaps, commit_units
@@ -46,51 +46,21 @@ def overlaps(
 
 
 def _count_all(plan: OverlapPlan, root: str, resources: Resources, progress: Progress) -> None:
-    if resources.device == "auto":
-        resources = replace(resources, device="cpu")
-    phases: tuple[tuple[Any, Sequence[Unit | CommitUnit], Resources], ...] = (
-        (_unit_function(resources.device), plan.units, resources),
-        (commit_overlaps, commit_units(plan), replace(resources, device="cpu")),
+    on_cpu = replace(resources, device="cpu")
+    counting = on_cpu if resources.device == "auto" else resources
+    phases: tuple[tuple[Callable[..., Any], Sequence[Any], Resources], ...] = (
+        (lambda unit, device: overlap_unit(unit, root, device), plan.units, counting),
+        (lambda unit, device: commit_overlaps(unit, root), commit_units(plan), on_cpu),
     )
     for function, works, asked in phases:
-        _map(function, works, asked, root, progress)
-
-
-def _map(
-    function: Callable[..., Any],
-    works: Sequence[Unit | CommitUnit],
-    resources: Resources,
-    root: str,
-    progress: Progress,
-) -> None:
-    """Run a function on each of some works."""
-    remote = task(function, resources, resources.device)
-    room, waiting = Room(resources), deque(works)
-    flying: dict[Any, Unit | CommitUnit] = {}
-
-    def submit() -> bool:
-        lane = room.lane() if waiting else None
-        if lane is None:
-            return False
-        work = waiting.popleft()
-        room.flying[lane.device] += 1
-        memory = min(work.memory, lane.memory)
-        flying[remote.options(memory=memory).remote(work, root)] = work
-        return True
-
-    def collect(ref: Any, work: Unit | CommitUnit) -> None:
-        get(ref, _title(work))
-        room.flying[resources.device] -= 1
-        progress(work.nbytes)
-
-    drain(flying, submit, collect)
-
-
-def _unit_function(device: str) -> Callable[[Unit, str], int]:
-    def unit_task(unit: Unit, root: str) -> int:
-        return overlap_unit(unit, root, device)
-
-    return unit_task
+        run_works(
+            works,
+            function,
+            resources=asked,
+            memory=lambda work: work.memory,
+            title=_title,
+            collect=lambda work, result: progress(work.nbytes),
+        )
 
 
 def _title(work: Unit | CommitUnit) -> str:
