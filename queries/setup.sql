@@ -274,12 +274,17 @@ SET VARIABLE any_pair_file = (
 CREATE OR REPLACE TEMP TABLE named_masks AS
 SELECT
     mask,               -- name of the mask
-    kind,               -- how the mask was made: consensus
-    rule,               -- which parameters are set, e.g. at least 3 of 5
-    at_least,           -- masks of members in which a set parameter changed, at the least
-    criterion,          -- rule that says `changed`: exact, abs:1e-5, rel:1e-3, ...
-    members,            -- pair_id of every pair whose mask went in, sorted
-    where_text,         -- the condition over pairs that chose the members
+    kind,               -- how the mask was made: consensus or spectral
+    rule,               -- which parameters are set, e.g. at least 3 of 5, principal:k=64,alpha=0.5
+    at_least,           -- masks of members in which a set parameter changed, at the least; null if
+                        -- spectral
+    criterion,          -- rule that says `changed` in the masks of members; null if spectral
+    members,            -- pair_id of every pair whose mask went in, sorted; if spectral, of the one
+                        -- whose base did
+    where_text,         -- condition that chose the members (over pairs), or the tensors (over
+                        -- tensors) if spectral
+    base_source,        -- where the base weights were read; null if consensus
+    base_revision,      -- commit sha, or fingerprint of a folder; null if consensus
     tensors,            -- tensors that all members compared in the same shape
     numel,              -- parameters of these tensors
     changed,            -- bits set
@@ -292,11 +297,12 @@ FROM (
     SELECT
         NULL::VARCHAR AS mask, NULL::VARCHAR AS kind, NULL::VARCHAR AS rule,
         NULL::INTEGER AS at_least, NULL::VARCHAR AS criterion, NULL::VARCHAR[] AS members,
+        NULL::VARCHAR AS base_source, NULL::VARCHAR AS base_revision,
         NULL::VARCHAR AS where_text, NULL::INTEGER AS tensors, NULL::BIGINT AS changed
     UNION ALL BY NAME
     FROM read_parquet(
         coalesce(getvariable('named_files'), getvariable('any_pair_file')),
-        hive_partitioning = true, hive_types_autocast = false
+        hive_partitioning = true, hive_types_autocast = false, union_by_name = true
     )
 )
 WHERE mask IS NOT NULL;
@@ -375,6 +381,93 @@ WHERE pair_a IN (SELECT pair_id FROM pairs) AND pair_b IN (SELECT pair_id FROM p
 
 -- The same by the name of the table, which is a word of SQL and has to be quoted.
 CREATE OR REPLACE TEMP VIEW "overlaps" AS FROM pair_overlaps;
+
+-- One row a pair x tensor x matrix in it, as `rlsparse spectra` measured them: what was not asked for
+-- has no row, what cannot be measured has one with its status. There may be none; see named_masks.
+SET VARIABLE spectra_files = (
+    SELECT list(getvariable('store') || '/' || path ORDER BY path)
+    FROM (
+        SELECT regexp_extract(file, '[^/]+/[^/]+/[^/]+$') AS path
+        FROM glob(getvariable('store') || '/spectra/*/spectra.parquet')
+    )
+);
+
+CREATE OR REPLACE TEMP VIEW spectra AS
+SELECT
+    pair_id,            -- readable slug and hash of both revisions and the settings
+    tensor,             -- canonical name: prefixes such as `model.` removed
+    tensor_key,         -- canonical name and compared shape; the only key to join pairs on
+    matrix,             -- which matrix of a stack of experts; 0 if the tensor is one itself
+    status,             -- measured, unchanged, nonfinite, empty, not_a_matrix or not_a_float
+    rows,               -- rows of the matrix; null if it is none
+    columns,            -- columns of the matrix; null if it is none
+    numel,              -- parameters of the matrix, or of the tensor if it is none
+    changed,            -- parameters changed under criterion exact
+    method,             -- exact or randomised; null unless measured
+    rank_k,             -- dimension of the principal subspace that was asked for
+    k,                  -- dimension of the principal subspace; null where a side is no longer than
+                        -- rank_k, or the base has a lower rank
+    update_norm,        -- Frobenius norm of the update D = tuned - base
+    base_norm,          -- Frobenius norm of the base
+    update_top,         -- largest singular value s_1 of D
+    matrix_rank,        -- singular values of D above torch.linalg.matrix_rank's tolerance of
+                        -- float32; null if randomised
+    matrix_rank_at_least, -- those known to be above it; matrix_rank if exact
+    rank_1e6,           -- singular values of D above 1e-6 s_1; null if randomised
+    stable_rank,        -- ||D||_F^2 / s_1^2; null if unchanged
+    effective_rank,     -- exp(entropy of singular values of D / their sum); null if unchanged or
+                        -- randomised
+    energy_rank_90,     -- fewest singular values of D with 90 % of ||D||_F^2; null if too few are
+                        -- known
+    energy_rank_99,     -- the same with 99 %
+    top_energy_share,   -- share of ||D||_F^2 in the first rank_k of them
+    nss,                -- ||s(tuned) - s(base)||_2 / ||s(base)||_2; null if randomised
+    nss_at_least,       -- lower bound of nss; nss if exact
+    nss_at_most,        -- upper bound of nss: ||D||_F / ||base||_F if randomised
+    angles_left,        -- radians between the first k left singular vectors of base and tuned,
+                        -- ascending
+    angles_right,       -- the same of the right singular vectors
+    gap,                -- (s_k - s_k+1) / s_k of the base: without a gap the largest angles say
+                        -- little
+    outside_share,      -- share of ||D||_F^2 outside the first k singular vectors of the base, both
+                        -- sides; by chance 1 - k^2 / (rows columns)
+    inside_left_share,  -- share of ||D||_F^2 in the span of the first k left ones; by chance k /
+                        -- rows
+    inside_right_share, -- the same on the right; by chance k / columns
+    mask_overlaps,      -- of the principal and low-magnitude masks of the base at each alpha: size,
+                        -- changed parameters in it, and how many by chance
+    precision,          -- arithmetic of norms, ranks, nss, angles, shares, principal and
+                        -- low_magnitude: float32 or float64, and how spectra were computed: gram,
+                        -- svd or krylov
+    errors              -- by column how far it may be off, absolute; none: rounding of float64; of
+                        -- ranks: how many values lie too close to the tolerance; subspace: sine of
+                        -- the largest angle of the principal subspace
+FROM (
+    SELECT
+        NULL::VARCHAR AS tensor, NULL::VARCHAR AS tensor_key, NULL::INTEGER AS matrix,
+        NULL::VARCHAR AS status, NULL::BIGINT AS rows, NULL::BIGINT AS columns,
+        NULL::BIGINT AS numel, NULL::BIGINT AS changed, NULL::VARCHAR AS method,
+        NULL::INTEGER AS rank_k, NULL::INTEGER AS k, NULL::DOUBLE AS update_norm,
+        NULL::DOUBLE AS base_norm, NULL::DOUBLE AS update_top, NULL::BIGINT AS matrix_rank,
+        NULL::BIGINT AS matrix_rank_at_least, NULL::BIGINT AS rank_1e6,
+        NULL::DOUBLE AS stable_rank, NULL::DOUBLE AS effective_rank,
+        NULL::BIGINT AS energy_rank_90, NULL::BIGINT AS energy_rank_99,
+        NULL::DOUBLE AS top_energy_share, NULL::DOUBLE AS nss, NULL::DOUBLE AS nss_at_least,
+        NULL::DOUBLE AS nss_at_most, NULL::DOUBLE[] AS angles_left, NULL::DOUBLE[] AS angles_right,
+        NULL::DOUBLE AS gap, NULL::DOUBLE AS outside_share, NULL::DOUBLE AS inside_left_share,
+        NULL::DOUBLE AS inside_right_share,
+        NULL::STRUCT(
+            kind VARCHAR, alpha DOUBLE, size BIGINT, shared BIGINT, expected_uniform DOUBLE,
+            expected_magnitude DOUBLE
+        )[] AS mask_overlaps,
+        NULL::MAP(VARCHAR, VARCHAR) AS precision, NULL::MAP(VARCHAR, DOUBLE) AS errors
+    UNION ALL BY NAME
+    FROM read_parquet(
+        coalesce(getvariable('spectra_files'), getvariable('any_pair_file')),
+        hive_partitioning = true, hive_types_autocast = false
+    )
+)
+WHERE status IS NOT NULL AND pair_id IN (SELECT pair_id FROM pairs);
 
 -- One row a refresh of the store from a corpus. There may be none; see named_masks.
 SET VARIABLE refresh_files = (
@@ -1016,6 +1109,34 @@ FROM (
     )
     GROUP BY pair_a, pair_b
 );
+
+-- ---------------------------------------------------------------------------------------------
+-- Geometry of updates
+-- ---------------------------------------------------------------------------------------------
+
+-- Rows of spectra with what the name of the tensor says, and the rank that the matrix could have.
+CREATE OR REPLACE TEMP VIEW spectra_tensors AS
+SELECT
+    s.*, t.layer, t.module, t.kind,
+    least(s.rows, s.columns) AS full_rank
+FROM spectra AS s
+JOIN tensors AS t ON t.pair_id = s.pair_id AND t.tensor_key = s.tensor_key;
+
+-- The same of a module, or of all for '*'. A module that has none is an error.
+CREATE OR REPLACE TEMP MACRO selected_spectra(module_) AS TABLE
+FROM spectra_tensors
+WHERE module_ IN ('*', module)
+    AND (
+        SELECT CASE WHEN module_ = '*' OR bool_or(module = module_) THEN true
+            ELSE error('no module ' || module_ || ' has spectra; there are: '
+                || string_agg(DISTINCT module, ', ' ORDER BY module))
+        END
+        FROM spectra_tensors
+    );
+
+-- The mean of a value, each matrix counted like its parameters; of those that have the value.
+CREATE OR REPLACE TEMP MACRO weighted_mean(value, numel) AS
+    sum(value * numel) / nullif(sum(numel) FILTER (value IS NOT NULL), 0);
 
 -- ---------------------------------------------------------------------------------------------
 -- Trajectories. With I_k the mask of checkpoint k against the one before it, U_k the union of

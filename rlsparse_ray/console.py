@@ -19,6 +19,7 @@ from rich.progress import (
     BarColumn,
     DownloadColumn,
     Progress,
+    TaskProgressColumn,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
@@ -164,14 +165,29 @@ def size(nbytes: int) -> str:
     return f"{nbytes} B" if power == 0 else f"{nbytes / 1024**power:.1f} {unit}"
 
 
-def with_progress(what: str, total: int, work: Callable[[Callable[[int], None]], Any]) -> Any:
-    """Run `work`, giving it a function to call with the bytes it has done.
+def flops(count: float) -> str:
+    """Floating-point operations in units of 1,000.
+
+    >>> flops(0), flops(2.5e9), flops(3e15)
+    ('0 flop', '2.5 Gflop', '3.0 Pflop')
+    """
+    power = 0 if count < 1000 else min(5, int(math.log10(count)) // 3)
+    return f"{count:.0f} flop" if power == 0 else f"{count / 1000**power:.1f} {' KMGTP'[power]}flop"
+
+
+def with_progress(
+    what: str,
+    total: int,
+    work: Callable[[Callable[[int], None]], Any],
+    shown: Callable[[int], str] = size,
+) -> Any:
+    """Run `work`, giving it a function to call with the bytes it has done, or what `shown` shows.
 
     On a terminal a bar shows them; elsewhere, as in the log of a job, a line comes now and then.
     """
     if not err.is_terminal:
-        return work(_Lines(what, total).advance)
-    with _byte_progress(what) as bar:
+        return work(_Lines(what, total, shown).advance)
+    with _byte_progress(what) if shown is size else _share_progress(what) as bar:
         task = bar.add_task(what, total=total)
         return work(lambda nbytes: bar.advance(task, nbytes))
 
@@ -187,11 +203,21 @@ def _byte_progress(what: str) -> Progress:
     )
 
 
+def _share_progress(what: str) -> Progress:
+    return Progress(
+        TextColumn(f"[bold]{what}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        console=err,
+    )
+
+
 class _Lines:
     """Progress as lines on standard error, RLSPARSE_PROGRESS_SECONDS apart at least."""
 
-    def __init__(self, what: str, total: int) -> None:
-        self.what, self.total, self.done = what, total, 0
+    def __init__(self, what: str, total: int, shown: Callable[[int], str] = size) -> None:
+        self.what, self.total, self.done, self.shown = what, total, 0, shown
         self.apart = _seconds_apart()
         self.said = time.monotonic()
         self.start: tuple[float, int] | None = None
@@ -208,11 +234,11 @@ class _Lines:
 
     def _line(self, seconds: float, nbytes: int) -> str:
         share = self.done / self.total if self.total else 1.0
-        line = f"{self.what}: {size(self.done)} of {size(self.total)} ({share:.1%})"
+        line = f"{self.what}: {self.shown(self.done)} of {self.shown(self.total)} ({share:.1%})"
         if not nbytes:
             return line
         left = timedelta(seconds=round((self.total - self.done) * seconds / nbytes))
-        return f"{line}, {size(int(nbytes / seconds))}/s, {left} left"
+        return f"{line}, {self.shown(int(nbytes / seconds))}/s, {left} left"
 
 
 def _seconds_apart() -> float:

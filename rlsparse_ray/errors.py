@@ -23,3 +23,19 @@ class StoreError(RlsparseError):
 
 class QueryError(RlsparseError):
     """No such query, a wrong or missing parameter, or SQL that DuckDB refuses."""
+
+
+class TrainingError(RlsparseError):
+    """A subnetwork does not fit the model, or the optimizer state not the subnetwork."""
+
+
+class RunError(RlsparseError):
+    """A training run cannot be made as its fields say; the message names the field and the fix."""
+
+
+class PatchError(RlsparseError):
+    """A patch cannot be made, read or applied: wrong models, a damaged file, no place to write."""
+
+
+class ScaleError(RlsparseError):
+    """A scale file is wrong: the message gives its path, line and what to write instead."""

@@ -5,7 +5,7 @@ alternate (query_key_value of GPT-NeoX and Falcon, by head; gate_up_proj of gpt-
 never cut, because their shapes do not tell them from plain concatenations.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 
@@ -50,7 +50,7 @@ def _split(fused: Tensors, split: Tensors) -> Tensors:
 def _parts(name: str, tensor: TensorSpec, fused: Tensors, split: Tensors) -> Tensors:
     if tensor.inputs or tensor.dtype not in DTYPES:
         return {}
-    for names in _part_names(name, tensor.shape):
+    for names in part_names(name, tensor.shape):
         if all(part in split and part not in fused for part in names):
             parts = _cut(tensor, names, split)
             if parts:
@@ -58,8 +58,8 @@ def _parts(name: str, tensor: TensorSpec, fused: Tensors, split: Tensors) -> Ten
     return {}
 
 
-def _part_names(name: str, shape: tuple[int, ...]) -> Iterator[list[str]]:
-    """The names that the parts may have, in the order of their bytes."""
+def part_names(name: str, shape: tuple[int, ...]) -> Iterator[list[str]]:
+    """The names that the parts of a tensor may have, in the order of their bytes."""
     place, _, leaf = name.rpartition(".")
     if leaf not in ("weight", "bias"):
         place, leaf = name, "weight"
@@ -72,23 +72,29 @@ def _part_names(name: str, shape: tuple[int, ...]) -> Iterator[list[str]]:
             yield [".".join(filter(None, (parent, m, leaf))) for m in modules]
 
 
+def add_up(shape: tuple[int, ...], parts: Sequence[tuple[int, ...]]) -> bool:
+    """Whether parts of these shapes, one after another, are a tensor of this one."""
+    stacked = len(shape) == 3
+    rest = shape[2:] if stacked else shape[1:]
+    if any(part[1:] != rest or not part for part in parts):
+        return False
+    per_expert = len(parts) // shape[0] if stacked else len(parts)
+    groups = [parts[at : at + per_expert] for at in range(0, len(parts), per_expert)]
+    return all(sum(part[0] for part in group) == shape[int(stacked)] for group in groups)
+
+
 def _cut(tensor: TensorSpec, names: list[str], split: Tensors) -> Tensors:
     """Consecutive parts with the shapes of the split side; none if they do not add up."""
-    stacked = len(tensor.shape) == 3
-    rest = tensor.shape[2:] if stacked else tensor.shape[1:]
     shapes = [split[name].shape for name in names]
-    per_expert = len(names) // tensor.shape[0] if stacked else len(names)
-    height = tensor.shape[1] if stacked else tensor.shape[0]
-    groups = [shapes[at : at + per_expert] for at in range(0, len(shapes), per_expert)]
-    if any(shape[1:] != rest or not shape for shape in shapes):
+    if not add_up(tensor.shape, shapes):
         return {}
-    if any(sum(shape[0] for shape in group) != height for group in groups):
-        return {}
+    stacked = len(tensor.shape) == 3
+    height = tensor.shape[int(stacked)]
     parts: Tensors = {}
     row = 0
     for name, shape in zip(names, shapes, strict=True):
         label = f"{row // height}," * stacked + f"{row % height}:{row % height + shape[0]}"
-        width = DTYPES[tensor.dtype] * prod(rest)
+        width = DTYPES[tensor.dtype] * prod(tensor.shape[1 + stacked :])
         parts[name] = replace(
             tensor,
             name=f"{tensor.name}[{label}]",

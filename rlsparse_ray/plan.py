@@ -14,7 +14,7 @@ from rlsparse_ray.compare.criteria import parse_criterion
 from rlsparse_ray.corpus import Corpus, PairEntry, Settings
 from rlsparse_ray.discovery.rules import expand
 from rlsparse_ray.errors import CheckpointError
-from rlsparse_ray.tables import SCHEMA_VERSION
+from rlsparse_ray.tables import PAIR_VERSION
 from rlsparse_ray.values import values_of
 from rlsparse_ray.weights import (
     Checkpoint,
@@ -107,7 +107,7 @@ class Slice:
     def key(self, pair_id: str) -> str:
         """Name of the pair's share of this slice; it changes with anything that is read."""
         rows = [(row.tensor_key, row.base, row.tuned) for row in self.rows_of(pair_id)]
-        digest = hashlib.sha256(repr((rows, self.criteria, SCHEMA_VERSION)).encode())
+        digest = hashlib.sha256(repr((rows, self.criteria, PAIR_VERSION)).encode())
         return f"slice-{self.number:05d}-{digest.hexdigest()[:12]}"
 
     def rows_of(self, pair_id: str) -> tuple[Aligned, ...]:
@@ -307,7 +307,7 @@ def make_pair_id(name: str, base: str, tuned: str, settings: Settings) -> str:
     'grpo-seed-0-6c6f4bb1'
     """
     criteria = [str(parse_criterion(text)) for text in settings.criteria]
-    facts = repr((base, tuned, criteria, settings.compare_dtype, BLOCK, SCHEMA_VERSION))
+    facts = repr((base, tuned, criteria, settings.compare_dtype, BLOCK, PAIR_VERSION))
     slug = re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-.") or "pair"
     return f"{slug[:60]}-{hashlib.sha256(facts.encode()).hexdigest()[:8]}"
 

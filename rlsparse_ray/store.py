@@ -261,7 +261,9 @@ def _check_place(root: str) -> None:
 
 
 _COLUMNS = {"pair_id", "pair_b", "criterion", "mask"} | {
-    column.name for schema in (*tables.SCHEMAS.values(), tables.OVERLAPS) for column in schema
+    column.name
+    for schema in (*tables.SCHEMAS.values(), tables.OVERLAPS, tables.SPECTRA)
+    for column in schema
 }
 
 

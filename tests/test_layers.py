@@ -71,7 +71,7 @@ def test_help_needs_nothing_heavy():
 
 @pytest.mark.parametrize("folder", FORBIDDEN)
 def test_layers_do_not_know_each_other(folder):
-    files = sorted((PACKAGE / folder).glob("*.py"))
+    files = sorted((PACKAGE / folder).rglob("*.py"))
     assert len(files) >= 4
     for file in files:
         unwanted = {m for m in imported(file) if inside(m, FORBIDDEN[folder])}

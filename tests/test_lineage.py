@@ -13,8 +13,9 @@ import pytest
 
 from rlsparse_ray.compare.lineage import LEAST_SCORE, likeness
 from rlsparse_ray.corpus import load_corpus
-from rlsparse_ray.demo import arithmetic, pretrain, trainers
+from rlsparse_ray.demo import pretrain
 from rlsparse_ray.errors import CheckpointError
+from rlsparse_ray.experiments import arithmetic, checkpoints
 from rlsparse_ray.lineage import LEAST_BYTES, SIDE_BYTES, TENSORS, lineage_of
 from rlsparse_ray.plan import make_plan
 from rlsparse_ray.weights import Reader, open_local
@@ -35,7 +36,7 @@ def trained(model, seed, steps, rate, folder):
     tokenizer = arithmetic.make_tokenizer()
     recipe = replace(RECIPE, seed=seed, steps=steps, learning_rate=rate)
     pretrain.train(model, recipe, pretrain.batches(recipe, tokenizer))
-    trainers.save_bf16(model, tokenizer, folder)
+    checkpoints.save(model, tokenizer, folder)
 
 
 def tensors_of(folder: Path) -> Model:
@@ -50,9 +51,9 @@ def models(tmp_path_factory):
     """Folders of real models by name."""
     root = tmp_path_factory.mktemp("models")
     for name, rate in (("gentle", 1e-5), ("usual", 1e-4), ("rough", 2e-3)):
-        trained(trainers.load_fp32(BASE), 9, 30, rate, root / name)
+        trained(checkpoints.load_model(BASE), 9, 30, rate, root / name)
     other = pretrain.make_model(replace(RECIPE, seed=3), arithmetic.make_tokenizer())
-    trainers.save_bf16(other, arithmetic.make_tokenizer(), root / "other-start")
+    checkpoints.save(other, arithmetic.make_tokenizer(), root / "other-start")
     trained(other, 3, 30, 2e-3, root / "other")
     trained(other, 4, 30, 2e-3, root / "other-later")
     base = tensors_of(BASE)

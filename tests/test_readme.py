@@ -65,9 +65,24 @@ def test_sql_block():
     assert con.execute("\n".join(lines[1:])).fetchall()
 
 
+def test_python_blocks(monkeypatch):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    monkeypatch.chdir(ROOT)
+    model = AutoModelForCausalLM.from_pretrained("rlsparse-demo/models/tiny-a")
+    names = {"model": model}
+    for block in blocks("python"):
+        exec(compile(block, "README.md", "exec"), names)
+    assert names["subnetwork"].size == names["control"].size
+    assert 0 < names["mask"].float().mean() < 1
+    assert isinstance(names["optimizer"], torch.optim.Optimizer)
+    assert "sparsity" in names["table"]
+
+
 def test_tables_are_listed():
     listed = set(re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE))
-    assert listed == {*SCHEMAS, *NAMED_SCHEMAS, "overlaps", "refreshes"}
+    assert listed == {*SCHEMAS, *NAMED_SCHEMAS, "overlaps", "refreshes", "spectra"}
 
 
 def test_the_tree_names_every_module():

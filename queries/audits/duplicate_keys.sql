@@ -19,6 +19,8 @@ WITH keys AS (
     SELECT 'steps', pair_id, tensor_key, 'from ' || coalesce(ulp_low::VARCHAR, 'null') FROM steps
     UNION ALL
     SELECT 'overlaps', pair_b, tensor_key, criterion || ' with ' || pair_a FROM pair_overlaps
+    UNION ALL
+    SELECT 'spectra', pair_id, tensor_key, 'matrix ' || matrix FROM spectra
 )
 SELECT
     'a key stands more than once' AS problem,

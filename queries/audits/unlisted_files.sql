@@ -2,13 +2,14 @@
 --
 -- Protects who reads the folders with a glob: parts that an earlier run with other slices left
 -- behind would count twice. The views open listed files only, and fail if one is gone. Files of
--- uncommitted pairs are fine.
+-- uncommitted pairs are fine, and so are spectra, which a pass of their own writes and replaces.
 WITH found AS (
     SELECT
         regexp_extract(file, '.*/([^/]+/pair_id=[^/]+/.*)', 1) AS path,
         regexp_extract(file, '.*/pair_id=([^/]+)/', 1) AS pair_id
     FROM glob(getvariable('store') || '/*/pair_id=*/**/*.parquet')
     WHERE path NOT LIKE 'pairs/%'
+        AND path <> 'spectra/pair_id=' || pair_id || '/spectra.parquet'
 )
 SELECT
     'a file that the pair does not list' AS problem,

@@ -5,11 +5,29 @@ import sys
 from rich.markup import escape
 
 from rlsparse_ray import console
-from rlsparse_ray.cli import extraction, questions, refreshing, upkeep
+from rlsparse_ray.cli import (
+    extraction,
+    geometry,
+    patching,
+    questions,
+    refreshing,
+    reproducing,
+    upkeep,
+)
 from rlsparse_ray.cli.app import app
 from rlsparse_ray.errors import RlsparseError
 
-__all__ = ["app", "extraction", "main", "questions", "refreshing", "upkeep"]
+__all__ = [
+    "app",
+    "extraction",
+    "geometry",
+    "main",
+    "patching",
+    "questions",
+    "refreshing",
+    "reproducing",
+    "upkeep",
+]
 
 
 def main() -> None:

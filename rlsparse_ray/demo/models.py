@@ -19,7 +19,8 @@ from typing import Any
 import yaml
 
 from rlsparse_ray.demo import smollm as smol
-from rlsparse_ray.demo.runs import (
+from rlsparse_ray.demo.tiny import TINY_RUNS
+from rlsparse_ray.experiments.runs import (
     BASE_FILE,
     RUN_FILE,
     Run,
@@ -28,7 +29,6 @@ from rlsparse_ray.demo.runs import (
     fresh_folder,
     read_json,
 )
-from rlsparse_ray.demo.tune import TINY_RUNS
 
 BASES = Path(__file__).parent / "bases"
 WORKERS = 2  # processes of one torch thread each: a laptop's worth of cores
@@ -67,7 +67,7 @@ def make_models(root: Path, *, smollm: bool, report: Report) -> Path:
     models, logs = root / "models", root / "logs"
     for base in sorted(BASES.iterdir()):
         _copy_base(base, models / base.name)
-    _make_runs(TINY_RUNS, "tune", models, logs, report)
+    _make_runs(TINY_RUNS, "tiny", models, logs, report)
     if smollm:
         _make_smollm_base(root, logs, report)
         _make_runs(smol.SMOLLM_RUNS, "smollm", models, logs, report)

@@ -26,8 +26,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rlsparse_ray.demo import arithmetic, trainers
-from rlsparse_ray.demo.runs import BASE_FILE, fresh_folder, library_versions, sha256_of, write_json
+from rlsparse_ray.experiments import arithmetic, checkpoints
+from rlsparse_ray.experiments.runs import (
+    BASE_FILE,
+    fresh_folder,
+    library_versions,
+    sha256_of,
+    write_json,
+)
 
 BASES = Path(__file__).parent / "bases"
 
@@ -89,21 +95,27 @@ def batches(recipe: Recipe, tokenizer: Any) -> Iterator[tuple[Any, Any]]:
         yield arithmetic.encode_pairs(tokenizer, pairs)
 
 
-def pretrain(recipe: Recipe, out_dir: Path) -> dict[str, Any]:
+def pretrain(recipe: Recipe, out_dir: Path, device: str = "cpu") -> dict[str, Any]:
     """Train a base in fp32 and save it in bf16 as an ordinary transformers folder.
+
+    Args:
+        recipe: its sizes; from 300 thousand to 100 million parameters there is nothing to change
+            but them (hidden=768, intermediate=2048, layers=14 makes 88 million).
+        out_dir: replaced as a whole when the base is complete.
+        device: "cpu" or "cuda".
 
     Returns:
         What base.json says: the recipe, the file's sha256, seconds, and for each data set the
         expected reward on its test questions under sampling and under greedy decoding.
     """
     start = time.monotonic()
-    trainers.quiet()
+    checkpoints.quiet()
     tokenizer = arithmetic.make_tokenizer()
-    model = make_model(recipe, tokenizer)
+    model = make_model(recipe, tokenizer).to(device)
     train(model, recipe, batches(recipe, tokenizer))
     with fresh_folder(out_dir) as folder:
-        trainers.save_bf16(model, tokenizer, folder)
-        stored = trainers.load_fp32(folder).eval()
+        checkpoints.save(model, tokenizer, folder)
+        stored = checkpoints.load_model(folder, device=device).eval()
         record = {
             "recipe": asdict(recipe),
             "sha256": sha256_of(folder / "model.safetensors"),
@@ -124,9 +136,10 @@ def train(model: Any, recipe: Recipe, data: Iterator[tuple[Any, Any]]) -> None:
     weights = list(model.parameters())
     optimizer = torch.optim.AdamW(weights, lr=peak, weight_decay=0.01, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, peak, recipe.steps, pct_start=0.05)
-    for ids, mask in data:
+    for batch, mask in data:
+        ids = batch.to(model.device)
         logits = model(input_ids=ids).logits[:, :-1]
-        answers = mask[:, 1:]
+        answers = mask[:, 1:].to(model.device)
         loss = torch.nn.functional.cross_entropy(logits[answers], ids[:, 1:][answers])
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

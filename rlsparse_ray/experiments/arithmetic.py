@@ -133,6 +133,7 @@ def accuracy(model: Any, tokenizer: Any, prompts: Sequence[str]) -> tuple[float,
     import torch
 
     ids, mask = encode_pairs(tokenizer, [(q, answer(q)) for q in prompts])
+    ids, mask = ids.to(model.device), mask.to(model.device)
     with torch.no_grad():
         logits = model(input_ids=ids).logits[:, :-1].float()
     targets, mask = ids[:, 1:], mask[:, 1:]

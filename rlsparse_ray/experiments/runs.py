@@ -17,43 +17,125 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from rlsparse_ray.errors import RunError
+from rlsparse_ray.experiments.precision import PRECISIONS
+
 RUN_FILE = "run.json"  # marks a tuned model
 BASE_FILE = "base.json"  # marks a base; holds its sha256 and how it was made
+ALGORITHMS = ("SFT", "DPO", "SimPO", "ORPO", "KTO", "GRPO", "PPO", "PRIME")
+PREFERENCE = ("DPO", "SimPO", "ORPO", "KTO")
+RL = ("GRPO", "PPO", "PRIME")
+DATA = ("given", "sampled")
+OPTIMIZERS = ("adamw", "sgd")
+MASKS = ("subnetwork", "random", "complement")
+CLIPPED_NORM = 1.0  # of the whole gradient
+CLIPPED_RATIO = 0.2  # new to old probability of a token: 1 - 0.2 to 1 + 0.2
 LIBRARIES = ("torch", "transformers", "trl", "datasets", "accelerate")
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training run; equal fields, library versions and base bytes make the same weights."""
+    """One training run; equal fields, library versions and base bytes make the same weights.
+
+    Raises:
+        RunError: the fields contradict one another (see `_check`).
+    """
 
     name: str
     base: str
     algorithm: str
-    """SFT, DPO or GRPO."""
+    """One of ALGORITHMS."""
     seed: int
     dataset: str
     steps: int
     """Optimizer steps."""
     learning_rate: float
     batch: int = 128
-    """Sequences in one optimizer step: for GRPO prompts x generations, for DPO preferences."""
+    """Sequences in one optimizer step: prompts x generations for RL, else rows (preferences are
+    one row; KTO's rows are single answers)."""
     generations: int = 8
-    """Samples of one prompt (GRPO only)."""
+    """Samples of one prompt, where the run samples."""
     kl: float = 0.0
-    """The coefficient beta of the KL term (GRPO and DPO)."""
+    """The coefficient beta: of the KL term for RL (0 leaves it out, and with it the reference
+    model), of the log-ratios for preferences (ORPO's lambda)."""
     family: str = "tiny-llama"
     save_every: int = 0
     """Keep a checkpoint every so many steps; 0 keeps none but the last."""
+    precision: str = "fp32-master"
+    """One of PRECISIONS; `experiments.precision` says what each does."""
+    clipping: bool = True
+    """Clip the gradient's norm to CLIPPED_NORM and, where the algorithm has one, the ratio of
+    probabilities to CLIPPED_RATIO."""
+    updates_per_sample: int = 1
+    """Optimizer steps on the same batch of samples (RL): 1 is on-policy, more is off-policy."""
+    data: str = "given"
+    """One of DATA: answers from the task, or sampled from the base and told apart by the reward
+    (for SFT, rejection sampling). RL always samples from the policy itself."""
+    optimizer: str = "adamw"
+    """One of OPTIMIZERS; sgd has no momentum. Weight decay is 0 in both."""
+    mask: str | None = None
+    """One of MASKS: which weights alone are trained, as a mask of the run `mask_of`."""
+    mask_of: str | None = None
+
+    def __post_init__(self) -> None:
+        _check(self)
 
     @property
     def stage(self) -> str:
         """The stage of post-training that the algorithm belongs to: SFT, preference or RL."""
-        return {"SFT": "SFT", "DPO": "preference"}.get(self.algorithm, "RL")
+        if self.algorithm in PREFERENCE:
+            return "preference"
+        return "RL" if self.algorithm in RL else "SFT"
 
     @property
     def on_policy(self) -> bool:
-        """Whether the run learns from samples of the model that it trains."""
-        return self.algorithm == "GRPO"
+        """Whether every update learns from samples of the very model that it changes."""
+        return self.algorithm in RL and self.updates_per_sample == 1
+
+
+def _check(run: Run) -> None:
+    """Refuse a run whose fields cannot be what they say.
+
+    Raises:
+        RunError: the message names the run, the field and what to write instead.
+    """
+    allowed = {
+        "algorithm": ALGORITHMS,
+        "precision": tuple(PRECISIONS),
+        "data": DATA,
+        "optimizer": OPTIMIZERS,
+        "mask": (None, *MASKS),
+    }
+    for field, values in allowed.items():
+        if (value := getattr(run, field)) not in values:
+            known = ", ".join(str(v) for v in values if v)
+            raise RunError(f"{run.name}: {field} {value!r} is not one of {known}")
+    if (run.mask is None) != (run.mask_of is None):
+        raise RunError(f"{run.name}: mask and mask_of go together: give both or neither")
+    if run.algorithm in RL:
+        _check_rl(run)
+    elif run.updates_per_sample != 1:
+        what = f"updates_per_sample={run.updates_per_sample}"
+        raise RunError(f"{run.name}: {what}, but {run.algorithm} takes no samples of its policy")
+    if run.algorithm in PREFERENCE and run.kl <= 0:
+        raise RunError(
+            f"{run.name}: kl={run.kl}: {run.algorithm} needs a beta above 0, such as 0.1"
+        )
+
+
+def _check_rl(run: Run) -> None:
+    if run.updates_per_sample < 1:
+        raise RunError(f"{run.name}: updates_per_sample={run.updates_per_sample} is less than 1")
+    if run.data != "given":
+        raise RunError(
+            f"{run.name}: data='sampled' is for SFT and preferences: {run.algorithm} always "
+            "samples, from the policy in training; leave data out"
+        )
+    if run.generations < 2 or run.batch % run.generations:
+        raise RunError(
+            f"{run.name}: batch={run.batch} is not a multiple of generations={run.generations}, "
+            "or that is less than 2"
+        )
 
 
 @functools.cache

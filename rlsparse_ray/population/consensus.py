@@ -24,7 +24,14 @@ from rlsparse_ray.compare.popcount import gather
 from rlsparse_ray.errors import QueryError, StoreError
 from rlsparse_ray.population.groups import Group, expected_of, group_of
 from rlsparse_ray.population.mask_parts import MaskStream
-from rlsparse_ray.population.named_masks import NamedMask, NamedMaskWriter
+from rlsparse_ray.population.named_masks import (
+    MaskPartWriter,
+    NamedMask,
+    abandon_mask,
+    begin_mask,
+    commit_mask,
+    consensus_mask,
+)
 from rlsparse_ray.population.overlap_units import PartIndex
 from rlsparse_ray.sql import connect
 from rlsparse_ray.storage.files import store_errors
@@ -106,15 +113,12 @@ def consensus(
     with connect(store_root) as con:
         group = group_of(con, where, criterion)
         expected, undefined = expected_of(con, group)
-    kept = writer = None
+    kept = None
     if keep is not None and name is not None:
         k = _threshold(keep, len(group.members))
-        kept = NamedMask(name, k, criterion, group.members, where)
-        writer = NamedMaskWriter.begin(store, kept)
+        kept = consensus_mask(name, k, criterion, group.members, where)
     with store_errors(store_root):
-        observed = _count(store, group, writer, progress)
-        if writer is not None:
-            writer.commit(len(group.tensors), group.numel)
+        observed = _count(store, group, kept, progress)
     return Consensus(group, _table(observed, expected), undefined, kept)
 
 
@@ -127,20 +131,26 @@ def _threshold(keep: Keep, masks: int) -> int:
 
 
 def _count(
-    store: Store, group: Group, writer: NamedMaskWriter | None, progress: Progress
+    store: Store, group: Group, kept: NamedMask | None, progress: Progress
 ) -> npt.NDArray[np.int64]:
+    """The histogram; the mask is kept on the way unless the store holds it."""
     masks = len(group.members)
     total = np.zeros(masks + 1, np.int64)
+    mask = kept if kept is not None and begin_mask(store, kept) else None
+    writer = MaskPartWriter(store, mask) if mask is not None else None
     try:
         for key, first, words, numel in _words(store, group):
             planes = count_masks(words)
             total += histogram(planes, masks, numel)
-            if writer is not None:
-                writer.add(key, first, numel, at_least(planes, writer.mask.at_least))
+            if writer is not None and mask is not None and mask.at_least is not None:
+                writer.add(key, first, numel, at_least(planes, mask.at_least))
             progress(words.nbytes)
+        if writer is not None and mask is not None:
+            commit_mask(store, mask, [writer.publish()], len(group.tensors), group.numel)
     except BaseException:
-        if writer is not None:
-            writer.abandon()
+        if writer is not None and mask is not None:
+            writer.close()
+            abandon_mask(store, mask)
         raise
     return total
 

@@ -1,10 +1,11 @@
 """Masks that were made from those of pairs and are kept in the store under a name.
 
-STORE/named_mask_bits/mask=NAME/part-00000.parquet   the columns of `masks`
+STORE/named_mask_bits/mask=NAME/part-00000.parquet   the columns of `masks`, one file or more
 STORE/named_masks/mask=NAME/named_masks.parquet      one row, written last: the commit
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -17,30 +18,44 @@ from rlsparse_ray.blocks import BLOCK
 from rlsparse_ray.errors import StoreError
 from rlsparse_ray.masks import MaskWriter
 from rlsparse_ray.storage.files import store_errors
-from rlsparse_ray.store import Store, write_parquet
+from rlsparse_ray.store import Part, Store, write_parquet
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True, slots=True)
 class NamedMask:
-    """What a consensus mask is made of: its identity under its name."""
+    """What a mask is made of; `kind`, `rule` and what it is made from are its identity."""
 
     name: str
-    at_least: int
-    criterion: str
+    kind: str
+    """consensus or spectral."""
+    rule: str
+    """Which parameters are set: `at least 3 of 5`, `principal:k=64,alpha=0.5`."""
     members: tuple[str, ...]
+    """pair_id of the pairs whose masks, or whose base, went in."""
     where: str
-
-    @property
-    def rule(self) -> str:
-        """The rule in words: `at least 3 of 5`."""
-        return f"at least {self.at_least} of {len(self.members)}"
+    """SQL condition: over pairs for a consensus, over tensors for a spectral mask."""
+    at_least: int | None = None
+    criterion: str | None = None
+    base_source: str | None = None
+    base_revision: str | None = None
 
     def same_as(self, row: dict[str, Any]) -> bool:
         """Whether a row of `named_masks` is of this mask."""
-        mine = (self.at_least, self.criterion, list(self.members))
-        return mine == (row["at_least"], row["criterion"], row["members"])
+        mine = (self.kind, self.rule, list(self.members), self.criterion)
+        if mine != tuple(row[name] for name in ("kind", "rule", "members", "criterion")):
+            return False
+        # a consensus is its members, however they were chosen; a spectral mask its tensors
+        return self.kind == "consensus" or self.where == row["where_text"]
+
+
+def consensus_mask(
+    name: str, at_least: int, criterion: str, members: tuple[str, ...], where: str
+) -> NamedMask:
+    """What changed in at least so many of the members."""
+    rule = f"at least {at_least} of {len(members)}"
+    return NamedMask(name, "consensus", rule, members, where, at_least, criterion)
 
 
 def named_mask_path(name: str) -> str:
@@ -64,79 +79,103 @@ def named_masks(store: Store) -> list[str]:
     return [name for name in names if named_mask_path(name) in found]
 
 
-class NamedMaskWriter:
-    """Writes one named mask; nobody sees it before `commit`."""
+def begin_mask(store: Store, mask: NamedMask) -> bool:
+    """Whether the mask is to be made; False if the store holds this very mask already.
 
-    def __init__(self, store: Store, mask: NamedMask) -> None:
-        self.mask = mask
+    Raises:
+        StoreError: the name is no name, or stands for another mask.
+    """
+    if not _NAME.fullmatch(mask.name):
+        raise StoreError(f"mask name {mask.name!r}: use letters, digits, dot, dash, underscore")
+    with store_errors(store.root):
+        row = named_mask_row(store, mask.name)
+    if row is None:
+        return True
+    if mask.same_as(row):
+        return False
+    under = f" under {row['criterion']}" if row["criterion"] else ""
+    raise StoreError(
+        f"mask {mask.name} is {row['rule']}{under} of {', '.join(row['members'])} "
+        f"({row['where_text']}): choose another name, or remove "
+        f"{store.root}/named_masks/mask={mask.name}"
+    )
+
+
+def staging_of(mask: NamedMask) -> str:
+    """Where a mask is before its commit, relative to the store."""
+    return f"staging/mask={mask.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class MaskPart:
+    """A published file of bits, which nobody sees before the mask is committed."""
+
+    part: Part
+    changed: int
+    """Bits set in it."""
+
+
+class MaskPartWriter:
+    """Writes one file of the bits of a named mask."""
+
+    def __init__(self, store: Store, mask: NamedMask, number: int = 0) -> None:
         self._store = store
+        self._path = f"named_mask_bits/mask={mask.name}/part-{number:05d}.parquet"
         self._changed = 0
-        self._scratch = store.files.scratch(f"{self._staging}/bits")
+        self._scratch = store.files.scratch(f"{staging_of(mask)}/bits-{number:05d}")
         self._bits = MaskWriter(self._scratch)
-
-    @classmethod
-    def begin(cls, store: Store, mask: NamedMask) -> "NamedMaskWriter | None":
-        """A writer for the mask; None if the store holds this very mask already.
-
-        Raises:
-            StoreError: the name is no name, or stands for another mask.
-        """
-        if not _NAME.fullmatch(mask.name):
-            raise StoreError(f"mask name {mask.name!r}: use letters, digits, dot, dash, underscore")
-        with store_errors(store.root):
-            row = named_mask_row(store, mask.name)
-            if row is None:
-                return cls(store, mask)
-        if mask.same_as(row):
-            return None
-        raise StoreError(
-            f"mask {mask.name} is {row['rule']} under {row['criterion']} of "
-            f"{', '.join(row['members'])}: choose another name, or remove "
-            f"{store.root}/named_masks/mask={mask.name}"
-        )
-
-    @property
-    def _staging(self) -> str:
-        return f"staging/mask={self.mask.name}"
 
     def add(
         self, tensor_key: str, first_block: int, numel: int, words: npt.NDArray[np.uint64]
     ) -> None:
         """Add the words [ceil(numel / 64)] of a run of blocks."""
+        if not numel:
+            return
         starts = np.arange(0, words.size, BLOCK // 64)
         changed = np.add.reduceat(np.bitwise_count(words), starts, dtype=np.int32)
         self._changed += int(changed.sum())
         bits = words.view(np.uint8)[: -(-numel // 8)]
         self._bits.add(tensor_key, first_block, numel, changed, bits)
 
-    def commit(self, tensors: int, numel: int) -> None:
-        """Publish the bits, then the row that makes the mask visible."""
+    def publish(self) -> MaskPart:
+        """Put the finished file in its place."""
         self._bits.close()
-        path = f"named_mask_bits/mask={self.mask.name}/part-00000.parquet"
-        part = self._store.publish_part(self._scratch, path, self._bits.rows)
-        listed = asdict(part)
-        row = {
-            "kind": "consensus",
-            "rule": self.mask.rule,
-            "at_least": self.mask.at_least,
-            "criterion": self.mask.criterion,
-            "members": list(self.mask.members),
-            "where_text": self.mask.where,
-            "tensors": tensors,
-            "numel": numel,
-            "changed": self._changed,
-            "block": BLOCK,
-            "schema_version": tables.SCHEMA_VERSION,
-            "software_version": __version__,
-            "created_at": datetime.now(UTC),
-            "parts": [listed],
-        }
-        scratch = self._store.files.scratch(f"{self._staging}/row")
-        write_parquet(tables.to_table("named_masks", [row]), scratch)
-        self._store.files.publish(scratch, named_mask_path(self.mask.name))
-        self._store.files.remove(self._staging)
+        part = self._store.publish_part(self._scratch, self._path, self._bits.rows)
+        return MaskPart(part, self._changed)
 
-    def abandon(self) -> None:
-        """Remove what was written so far."""
+    def close(self) -> None:
+        """Give up."""
         self._bits.close()
-        self._store.files.remove(self._staging)
+
+
+def commit_mask(
+    store: Store, mask: NamedMask, parts: Sequence[MaskPart], tensors: int, numel: int
+) -> None:
+    """Write the row that makes the mask visible; its parts have been published."""
+    row = {
+        "kind": mask.kind,
+        "rule": mask.rule,
+        "at_least": mask.at_least,
+        "criterion": mask.criterion,
+        "members": list(mask.members),
+        "where_text": mask.where,
+        "base_source": mask.base_source,
+        "base_revision": mask.base_revision,
+        "tensors": tensors,
+        "numel": numel,
+        "changed": sum(each.changed for each in parts),
+        "block": BLOCK,
+        "schema_version": tables.SCHEMA_VERSION,
+        "software_version": __version__,
+        "created_at": datetime.now(UTC),
+        "parts": [asdict(each.part) for each in parts],
+    }
+    scratch = store.files.scratch(f"{staging_of(mask)}/row")
+    write_parquet(tables.to_table("named_masks", [row]), scratch)
+    store.files.publish(scratch, named_mask_path(mask.name))
+    store.files.remove(staging_of(mask))
+
+
+def abandon_mask(store: Store, mask: NamedMask) -> None:
+    """Remove what is staged of a mask; parts that were published are nobody's without a row."""
+    store.files.remove(staging_of(mask))

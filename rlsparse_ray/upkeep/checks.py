@@ -9,6 +9,7 @@ import duckdb
 
 from rlsparse_ray.errors import QueryError, StoreError
 from rlsparse_ray.population.named_masks import named_mask_row, named_masks
+from rlsparse_ray.population.spectra_files import kept_rows, pairs_with_spectra, spectra_path
 from rlsparse_ray.sql import connect, run_audits
 from rlsparse_ray.storage.files import store_errors
 from rlsparse_ray.store import Store, xxh3_of
@@ -73,6 +74,12 @@ def _files(store: Store, progress: Progress) -> Iterator[Finding]:
         for problem in _damaged(store, parts, sizes, progress):
             yield Finding("files", pair_id, f"{problem}; {fix}")
     yield from _named(store, sizes, progress)
+    for pair_id in pairs_with_spectra(store):
+        try:
+            kept_rows(store, pair_id)
+        except StoreError as error:
+            yield Finding("files", pair_id, str(error))
+        progress(sizes.get(spectra_path(pair_id), 0))
 
 
 def _named(store: Store, sizes: Mapping[str, int], progress: Progress) -> Iterator[Finding]:

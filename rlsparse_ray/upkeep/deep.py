@@ -8,22 +8,21 @@ code as what was committed. A source that is gone or has moved on is no damage; 
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import prod
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import duckdb
 
-from rlsparse_ray.corpus import Corpus, PairEntry, Settings
 from rlsparse_ray.errors import QueryError
-from rlsparse_ray.plan import Plan, PlannedPair, Slice, make_plan
+from rlsparse_ray.plan import PlannedPair, Slice, SliceTensor
+from rlsparse_ray.population.reopen import reopen_pairs
 from rlsparse_ray.slices import extract_slice
 from rlsparse_ray.sql import connect
 from rlsparse_ray.store import Store
 from rlsparse_ray.upkeep.checks import Finding
 from rlsparse_ray.weights import DTYPES
-from rlsparse_ray.weights.hub_address import parse_address
 
 Progress = Callable[[int], None]
 Row = Mapping[str, Any]
@@ -123,9 +122,9 @@ def deep_verify(samples: Sequence[Sample], progress: Progress = lambda nbytes: N
 def _check(sample: Sample, report: DeepReport) -> None:
     pair_id = sample.pair["pair_id"]
     try:
-        plan = _planned(sample.pair)
-        piece, missing = _piece(plan, sample)
-        found = _extract(plan.pairs[0], piece)
+        pair = _planned(sample.pair)
+        piece, missing = _piece(pair, sample)
+        found = _extract(pair, piece)
     except _UncheckedError as error:
         report.unchecked.append(Finding("not checked", pair_id, str(error)))
         return
@@ -139,48 +138,25 @@ def _check(sample: Sample, report: DeepReport) -> None:
                 report.damaged.append(Finding("deep", pair_id, problem))
 
 
-def _planned(pair: Row) -> Plan:
-    """The plan of a committed pair alone, from its sources as they are now."""
-    entry = PairEntry(
-        name=pair["name"],
-        base=_pinned(pair["base_source"], pair["base_revision"]),
-        tuned=_pinned(pair["tuned_source"], pair["tuned_revision"]),
-    )
-    settings = Settings(criteria=tuple(pair["criteria"]), compare_dtype=pair["compare_dtype"])
-    plan = make_plan(Corpus(version=1, settings=settings, pairs=(entry,)))
-    if plan.failed:
-        raise _UncheckedError(plan.failed[entry.name])
-    for side in ("base", "tuned"):
-        now, then = getattr(plan.pairs[0], side).revision, pair[f"{side}_revision"]
-        if now != then:
-            raise _UncheckedError(
-                f"{side} {pair[f'{side}_source']}: moved, copied or changed since it was "
-                f"extracted (revision {now} now, {then} then): put the old model back, or extract "
-                f"again: it will be a new pair"
-            )
-    return plan
+def _planned(pair: Row) -> PlannedPair:
+    """A committed pair, from its sources as they are now."""
+    pairs, failed = reopen_pairs([pair])
+    if failed:
+        raise _UncheckedError(failed[pair["pair_id"]])
+    return pairs[pair["pair_id"]]
 
 
-def _pinned(source: str, revision: str) -> str:
-    """The address of a model at its revision; only the hub keeps older ones.
-
-    >>> _pinned("hf://org/repo/step-10", "0a1b+2c3d"), _pinned("/models/base", "0a1b")
-    ('hf://org/repo@0a1b/step-10', '/models/base')
-    """
-    if not source.startswith("hf://"):
-        return source
-    # the revision of an adapter is its own and that of its base
-    return str(replace(parse_address(source), revision=revision.partition("+")[0]))
-
-
-def _piece(plan: Plan, sample: Sample) -> tuple[Slice, list[str]]:
-    """A slice with the sampled tensors, and the keys of those that the plan does not have."""
+def _piece(pair: PlannedPair, sample: Sample) -> tuple[Slice, list[str]]:
+    """A slice with the sampled tensors, and the keys of those that the pair does not have."""
     wanted = [row["tensor_key"] for row in sample.tensors]
-    known = {
-        row.tensor_key: t for piece in plan.slices for t in piece.tensors for _, row in t.pairs
-    }
-    tensors = tuple(known[key] for key in wanted if key in known)
-    return Slice(0, plan.slices[0].criteria, tensors), [key for key in wanted if key not in known]
+    known = {row.tensor_key: row for row in pair.rows if row.compared}
+    tensors = tuple(
+        SliceTensor(row.base, ((pair.pair_id, row),))
+        for row in (known[key] for key in wanted if key in known)
+        if row.base is not None
+    )
+    criteria = tuple(sample.pair["criteria"])
+    return Slice(0, criteria, tensors), [key for key in wanted if key not in known]
 
 
 def _extract(pair: PlannedPair, piece: Slice) -> dict[str, tuple[Row, dict[str, int]]]:

@@ -32,12 +32,16 @@ _LAYOUT = {
     "masks": rf"pair_id=([^/]+)/criterion=[^/]+/{_PART}",
     **{name: rf"pair_id=([^/]+)/{name}\.parquet" for name in ("pairs", *SMALL_TABLES)},
     "overlaps": r"pair_b=([^/]+)/overlaps\.parquet",
+    "spectra": r"pair_id=([^/]+)/spectra\.parquet",
     "named_masks": r"mask=([^/]+)/named_masks\.parquet",
     "named_mask_bits": rf"mask=([^/]+)/{_PART}",
     "refreshes": r"refresh=([^/]+)/refreshes\.parquet",
     "staging": r"([^/]+)(?:/.+)?",
 }
 """What rlsparse writes below each folder of a store; the group is what a file belongs to."""
+
+_PASSES = ("overlaps", "spectra")
+"""Tables with a file for each pair that its row does not list: passes write them later."""
 
 _SCRATCH = re.compile(rf"\.\d+-\d+{re.escape(PARTIAL)}\Z")
 
@@ -78,7 +82,8 @@ def find_garbage(store_root: str, *, superseded: bool = False, hours: float = HO
 
     Args:
         store_root: the store.
-        superseded: also the pairs that are not current any more, with their own overlaps.
+        superseded: also the pairs that are not current any more, with their own overlaps and
+            spectra.
         hours: what is not committed and younger than this stays.
 
     Raises:
@@ -138,11 +143,11 @@ class _Sorter:
         return owner, self._why(table, owner, path)
 
     def _why(self, table: str, owner: str, path: str) -> str:
-        if owner in self.old and (table in ("pairs", "overlaps") or path in self.listed):
+        if owner in self.old and (table in ("pairs", *_PASSES) or path in self.listed):
             return _SUPERSEDED
         if table in ("masks", *SMALL_TABLES, "named_mask_bits"):
             return "" if path in self.listed else _UNNAMED
-        return _UNNAMED if table == "overlaps" and owner not in self.rows else ""
+        return _UNNAMED if table in _PASSES and owner not in self.rows else ""
 
 
 def _sort(entries: Mapping[str, Entry], sorter: _Sorter, before: float) -> Garbage:

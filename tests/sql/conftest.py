@@ -14,6 +14,7 @@ import pytest
 
 from rlsparse_ray import sql, tables
 from rlsparse_ray.blocks import BLOCK
+from rlsparse_ray.population.spectra_files import spectra_path
 from tests.builders import overlap_directly
 
 ABS = [f"abs:1e-{i}" for i in range(8, 2, -1)]
@@ -70,6 +71,7 @@ class Pair:
     tensors: list[Tensor]
     row: dict[str, Any]
     criteria: list[str] = field(default_factory=lambda: ["exact", "abs:1e-5"])
+    spectra: Rows = field(default_factory=list)
 
     @property
     def compared(self) -> dict[str, Tensor]:
@@ -202,9 +204,88 @@ def _make_pairs() -> tuple[list[Pair], list[Pair]]:
     ]
     dpo = pair("dpo", "b2", mixed, family="tiny", algorithm="DPO")
     dpo.criteria = ["exact"]
+    for each in (seed0, old, dpo):
+        each.spectra = list(_spectra(each, rng))
     alien = _fill(Tensor("h.0.attn.weight", (9, 9), 0, "attn", "attention"), rng, 0.3)
     other = pair("other", "b3", [alien], family="alien", algorithm="GRPO")
     return [seed0, seed1, dpo, other], [old]
+
+
+def _spectra(pair: Pair, rng: Any) -> Iterator[dict[str, Any]]:
+    """Numbers that could be, of every tensor but one; those of the embedding are randomised."""
+    for t in pair.compared.values():
+        if t.module == "mlp.up_proj" and t.layer == 1 and pair.name == "dpo":
+            continue
+        changed = int(t.mask("exact").sum())
+        status = "not_a_matrix" if len(t.shape) != 2 else "measured" if t.numel else "empty"
+        row: dict[str, Any] = {f.name: None for f in tables.SPECTRA} | {
+            "tensor": t.name,
+            "tensor_key": t.key,
+            "matrix": 0,
+            "status": status,
+            "numel": t.numel,
+            "changed": changed,
+            "rank_k": 20,
+            "mask_overlaps": [],
+            "precision": [],
+            "errors": [],
+        }
+        yield row if status != "measured" else row | _measured(t, changed, rng)
+
+
+def _measured(t: Tensor, changed: int, rng: Any) -> dict[str, Any]:
+    exact = t.kind != "embedding"
+    short = min(t.shape)
+    known = {
+        "matrix_rank": int(rng.integers(short // 2, short)),
+        "rank_1e6": short,
+        "effective_rank": float(rng.uniform(2, short)),
+        "nss": float(rng.uniform(1e-4, 1e-3)),
+    }
+    # q_proj has 17 columns, so no subspace of 20 dimensions
+    angles = np.sort(rng.uniform(0, 0.3, (2, 20))) if short > 20 else None
+    shares = dict(zip(("outside", "inside_left", "inside_right"), rng.random(3), strict=True))
+    return {
+        "rows": t.shape[0],
+        "columns": t.shape[1],
+        "method": "exact" if exact else "randomised",
+        "k": None if angles is None else 20,
+        "update_norm": float(rng.uniform(0.1, 1)),
+        "base_norm": float(rng.uniform(10, 20)),
+        "update_top": float(rng.uniform(0.05, 0.1)),
+        **{name: value if exact else None for name, value in known.items()},
+        "matrix_rank_at_least": known["matrix_rank"] if exact else 16,
+        "stable_rank": float(rng.uniform(1, short)),
+        "energy_rank_90": int(rng.integers(1, short // 2)),
+        "energy_rank_99": int(rng.integers(short // 2, short)) if exact else None,
+        "top_energy_share": float(rng.random()),
+        "nss_at_least": known["nss"] if exact else 0.0,
+        "nss_at_most": known["nss"] if exact else 0.1,
+        "angles_left": None if angles is None else angles[0].tolist(),
+        "angles_right": None if angles is None else angles[1].tolist(),
+        "gap": None if angles is None else float(rng.random()),
+        **{f"{name}_share": None if angles is None else v for name, v in shares.items()},
+        "mask_overlaps": [
+            _overlap(kind, alpha, t.numel, changed, rng)
+            for kind in ("low_magnitude", "principal")[: 1 if angles is None else 2]
+            for alpha in (0.1, 0.5)
+        ],
+        "precision": [("update_norm", "float64")],
+        "errors": [] if exact else [("stable_rank", 0.01)],
+    }
+
+
+def _overlap(kind: str, alpha: float, numel: int, changed: int, rng: Any) -> dict[str, Any]:
+    size = int(alpha * numel)
+    low, high = max(0, size + changed - numel), min(size, changed)
+    return {
+        "kind": kind,
+        "alpha": alpha,
+        "size": size,
+        "shared": int(rng.integers(low, high + 1)),
+        "expected_uniform": size * changed / numel,
+        "expected_magnitude": float(rng.uniform(low, high) + 1),
+    }
 
 
 def _write(place: Path, pair: Pair) -> None:
@@ -241,6 +322,10 @@ def _write(place: Path, pair: Pair) -> None:
         listed.append(
             {"path": part, "rows": len(its_rows), "bytes": path.stat().st_size, "xxh3": ""}
         )
+    if pair.spectra:
+        path = place / spectra_path(pair.pair_id)
+        path.parent.mkdir(parents=True)
+        pq.write_table(tables.to_table("spectra", pair.spectra), path, compression="zstd")
     commit = place / f"pairs/pair_id={pair.pair_id}/pairs.parquet"
     commit.parent.mkdir(parents=True)
     row = pair.row | {"criteria": pair.criteria, "parts": listed}

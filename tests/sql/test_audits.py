@@ -11,6 +11,7 @@ from tests.sql.conftest import REFRESHES, refresh_path
 SEED0 = "pair_id=grpo-seed0-0"
 EXACT = f"masks/{SEED0}/criterion=exact/part-00000.parquet"
 OVERLAPS = "overlaps/pair_b=grpo-seed0-0/overlaps.parquet"
+SPECTRA = "spectra/pair_id=grpo-seed0-0/spectra.parquet"
 REFRESH = refresh_path(REFRESHES[0])
 FINDING = {"check": "mask_popcount", "pair_id": "grpo-seed0-0", "problem": "odd"}
 Rows = list[dict[str, Any]]
@@ -41,6 +42,16 @@ def with_bits(row: int, change: Callable[[bytearray], Any]) -> Callable[[Rows], 
         bits = bytearray(rows[row]["bits"])
         change(bits)
         return put(row, bits=bytes(bits))(rows)
+
+    return edit
+
+
+def with_overlap(row: int, **values: Any) -> Callable[[Rows], Rows]:
+    """Change the first mask overlap of a row of spectra."""
+
+    def edit(rows: Rows) -> Rows:
+        first, *rest = rows[row]["mask_overlaps"]
+        return put(row, mask_overlaps=[first | values, *rest])(rows)
 
     return edit
 
@@ -116,7 +127,12 @@ DAMAGES = {
     "duplicate_keys": [
         (part(table), twice(0)) for table in ("tensors", "counts", "strata", "margins", "steps")
     ]
-    + [(EXACT, twice(0)), (f"pairs/{SEED0}/pairs.parquet", twice(0)), (OVERLAPS, twice(0))],
+    + [
+        (EXACT, twice(0)),
+        (f"pairs/{SEED0}/pairs.parquet", twice(0)),
+        (OVERLAPS, twice(0)),
+        (SPECTRA, twice(0)),
+    ],
     "tolerance_monotone": [
         (part("counts"), swapped("changed")),
         (part("counts"), grow(4, "changed", 69_993)),
@@ -161,6 +177,30 @@ DAMAGES = {
         (OVERLAPS, put(0, pair_a="grpo-seed1-0")),
         (OVERLAPS, without(0)),
         (part("counts"), grow(0, "changed", 1)),
+    ],
+    "spectra_within_bounds": [
+        (SPECTRA, change)
+        for change in (
+            grow(1, "changed", 1),
+            grow(1, "numel", -1),
+            put(1, method=None),
+            put(1, status="unchanged"),
+            put(1, matrix_rank=99),
+            put(1, matrix_rank=3, matrix_rank_at_least=4),
+            put(1, energy_rank_90=17, energy_rank_99=16),
+            put(1, matrix_rank=17, rank_1e6=16),
+            put(1, stable_rank=0.5),
+            put(1, effective_rank=17.1),
+            put(2, outside_share=1.01),
+            put(2, inside_left_share=-0.01),
+            put(1, nss=1.0),
+            put(2, k=19),
+            put(2, angles_left=[2.0] * 20),
+            with_overlap(2, shared=10**6),
+            with_overlap(2, shared=-1),
+            put(1, matrix=1),
+            put(1, tensor_key="odd [1]"),
+        )
     ],
     "density_not_sparsity": [
         (f"pairs/{SEED0}/pairs.parquet", put(0, reported_sparsity=0.1)),

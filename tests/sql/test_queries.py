@@ -265,7 +265,7 @@ def storage(store: Store):
         sizes = {
             path: path.stat().st_size
             for path in store.place.rglob(f"pair_id={p.pair_id}/**/*.parquet")
-            if path.name != "pairs.parquet"
+            if path.name not in ("pairs.parquet", "spectra.parquet")
         }
         masks = sum(size for path, size in sizes.items() if "masks" in path.parts)
         yield {

@@ -23,7 +23,7 @@ def test_a_folder_that_is_no_store(tmp_path):
         ("[]", "not written by rlsparse_ray"),
         ('{"format": "parquet"}', "not written by rlsparse_ray"),
         ('{"format": "rlsparse_ray"}', "no schema version"),
-        ('{"format": "rlsparse_ray", "schema_version": 9}', "reads up to 2: pip install --upgrade"),
+        ('{"format": "rlsparse_ray", "schema_version": 9}', "reads up to 3: pip install --upgrade"),
     ],
 )
 def test_a_store_json_of_another_kind(tmp_path, text, message):
@@ -44,7 +44,7 @@ def test_a_pair_of_a_newer_schema_version(damaged):
         return [r | {"schema_version": tables.SCHEMA_VERSION + 1} for r in rows]
 
     damaged.edit("pairs/pair_id=dpo-0/pairs.parquet", raise_version)
-    with pytest.raises(StoreError, match=r"schema version 3, but .* pip install --upgrade"):
+    with pytest.raises(StoreError, match=r"schema version 4, but .* pip install --upgrade"):
         sql.connect(damaged.place)
 
 

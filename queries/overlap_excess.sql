@@ -1,0 +1,38 @@
+-- How far from chance to complete is the overlap of every two runs?
+--
+-- criterion = exact: the rule that says "changed"; `rlsparse overlap` must have counted it
+--
+-- excess_share under a baseline = (shared - expected) / (min(changed_a, changed_b) - expected): 0 if
+-- the two masks share what chance makes them share, 1 if the smaller one lies in the larger. Unlike
+-- a lift, which cannot pass 1 / density, it is comparable between sparse and dense masks. The
+-- strongest baseline is magnitude, which knows bf16 rounding; its share is null unless all tensors
+-- that both compared have the same base. differs names what is not the same in the two runs:
+-- algorithm, dataset, seed. study is that of the labels where both runs have the same.
+WITH totals AS (
+    SELECT o.*, least(changed_a, changed_b) AS smaller
+    FROM overlap_summary(counted(coalesce(getvariable('criterion'), 'exact'))) AS o
+)
+SELECT
+    x.name AS name_a, y.name AS name_b,
+    concat_ws(', ',
+        CASE WHEN x.algorithm IS DISTINCT FROM y.algorithm THEN 'algorithm' END,
+        CASE WHEN x.dataset IS DISTINCT FROM y.dataset THEN 'dataset' END,
+        CASE WHEN x.seed IS DISTINCT FROM y.seed THEN 'seed' END
+    ) AS differs,
+    CASE WHEN x.labels['study'] = y.labels['study'] THEN x.labels['study'] END AS study,
+    x.stage AS stage_a, y.stage AS stage_b,
+    o.numel, o.changed_a, o.changed_b, o.shared, o.o1, o.o2,
+    o.lift_uniform, o.lift_tensor, o.lift_margins, o.lift_magnitude,
+    (o.shared - o.expected_uniform) / nullif(o.smaller - o.expected_uniform, 0)
+        AS excess_share_uniform,
+    (o.shared - o.expected_tensor) / nullif(o.smaller - o.expected_tensor, 0)
+        AS excess_share_tensor,
+    (o.shared - o.expected_margins) / nullif(o.smaller - o.expected_margins, 0)
+        AS excess_share_margins,
+    if(o.all_magnitude, (o.shared - o.expected_magnitude)
+        / nullif(o.smaller - o.expected_magnitude, 0), NULL) AS excess_share_magnitude,
+    o.sample_fraction, o.pair_a, o.pair_b
+FROM totals AS o
+JOIN runs AS x ON x.pair_id = o.pair_a
+JOIN runs AS y ON y.pair_id = o.pair_b
+ORDER BY name_a, name_b, o.pair_a, o.pair_b;

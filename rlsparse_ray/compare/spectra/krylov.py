@@ -1,0 +1,67 @@
+"""The largest singular values and their vectors by randomised block Krylov iteration.
+
+Musco and Musco, "Randomized Block Krylov Methods for Stronger and Faster Approximate Singular Value
+Decomposition", 2015, algorithm 2, with full reorthogonalisation. On weights of language models,
+whose singular values fall slowly, subspace iteration (torch.svd_lowrank, scikit-learn's
+randomized_svd) does not find the principal subspace: with as many products of a 576 x 1,536 matrix
+it is off by 0.25 rad in the mean and 3.6 % in s_64; block Krylov by 0.013 rad and 0.07 %.
+"""
+
+import torch
+from torch import Tensor
+
+from rlsparse_ray.compare.spectra.spectrum import Spectrum
+from rlsparse_ray.compare.spectra.wide import Wide
+
+
+def krylov_spectrum(matrix: Wide, k: int, block: int, depth: int, seed: int) -> Spectrum:
+    """The first k + 1 singular values and k vectors of each matrix, with their errors.
+
+    The values found are never above the true ones (up to rounding). Errors come from the residual
+    R = A V - U S of what was found (A^T U = V S holds exactly): i singular values lie within the
+    Frobenius norm of the first i columns of R of the first i found, and within ||R||_2 (Kahan); the
+    subspace is off by at most ||R||_2 / (s_k - s_k+1) (Wedin). That these are the largest ones
+    follows from the random start and a depth of 2 or more, not from R.
+
+    Args:
+        matrix: A.
+        k: below the shorter side.
+        block: columns of the random start, above k.
+        depth: blocks of the Krylov basis, as many as fit on the shorter side.
+        seed: of the start, drawn on the CPU: the same on every device.
+    """
+    basis, rows, back = _basis(matrix, block, depth, seed)
+    # rows = A^T Q = V S W^T, so that U = Q W
+    long, values, inner = torch.linalg.svd(rows, full_matrices=False)
+    n = k + 1
+    values, long, inner = values[:, :n], long[..., :n], inner.mT[..., :n]
+    short = basis @ inner
+    # A A^T U = A V S
+    scale = values[:, None].clamp(min=torch.finfo(values.dtype).tiny)
+    residual = (back @ inner) / scale - short * scale
+    off = torch.linalg.matrix_norm(residual, 2)
+    gap = values[:, k - 1] - values[:, k] - off
+    drift = torch.where(gap > off, off / gap, 1.0)
+    first = residual.square().sum(-2).cumsum(-1).sqrt()
+    error = torch.minimum(first, off[:, None])
+    return Spectrum(values, error, "krylov", short[..., :k], long[..., :k], drift)
+
+
+def _basis(matrix: Wide, block: int, depth: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """An orthonormal basis Q [count, short, n] of the Krylov space, A^T Q and A A^T Q."""
+    generator = torch.Generator().manual_seed(seed)
+    start = torch.randn((matrix.short, block), generator=generator, dtype=torch.float64)
+    newest = torch.linalg.qr(start.to(matrix.device).expand(matrix.count, -1, -1)).Q
+    basis, rows, back = newest, *matrix.round_trip(newest)
+    for _ in range(depth - 1):
+        room = min(block, matrix.short - basis.shape[-1])
+        if not room:
+            break
+        newest = back[..., -block:][..., :room]
+        # once is not enough: the part outside the basis may be 1e-8 of the whole
+        for _ in range(2):
+            newest = torch.linalg.qr(newest - basis @ (basis.mT @ newest)).Q
+        there, further = matrix.round_trip(newest)
+        basis = torch.cat((basis, newest), -1)
+        rows, back = torch.cat((rows, there), -1), torch.cat((back, further), -1)
+    return basis, rows, back

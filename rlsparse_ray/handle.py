@@ -1,0 +1,161 @@
+"""A store to ask from Python: relations, data frames, masks as tensors.
+
+with rlsparse_ray.open_store("s3://bucket/store") as store:
+    store                                             # what it holds
+    store.sql("FROM overlap_total($a, $b)", a="grpo-seed0", b="grpo-seed1").df()
+    store.query("sparsity_by_pair").pl()
+    store.mask("grpo-seed0", "layers.3.mlp.up_proj.weight")
+"""
+
+import difflib
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import duckdb
+import numpy as np
+
+from rlsparse_ray import sql
+from rlsparse_ray.errors import QueryError
+from rlsparse_ray.store import Store
+
+if TYPE_CHECKING:
+    import torch
+
+_OVERVIEW = """
+SELECT name, family, algorithm, numel, 1 - changed / numel AS sparsity
+FROM (
+  SELECT p.name, p.family, p.algorithm, p.numel, sum(c.changed) AS changed
+  FROM pairs AS p JOIN counts AS c USING (pair_id)
+  WHERE c.criterion = 'exact'
+  GROUP BY ALL
+)
+ORDER BY name
+"""
+
+
+class OpenStore:
+    """The pairs of a store that were committed when it was opened; a context manager.
+
+    Answers are DuckDB relations: `.df()` is pandas, `.pl()` Polars, `.arrow()` Arrow, and further
+    SQL may stand on them.
+    """
+
+    def __init__(self, place: str | Path) -> None:
+        self.place = Store.open(place).root
+        self.connection = sql.connect(self.place)
+
+    def sql(self, text: str, **params: Any) -> duckdb.DuckDBPyRelation:
+        """The answer of SQL over the views and macros; `params` are bound to $name.
+
+        Raises:
+            QueryError: with DuckDB's message.
+        """
+        try:
+            return self.connection.sql(text, params=params or None)
+        except duckdb.Error as error:
+            raise QueryError(str(error)) from error
+
+    def query(self, name: str, **params: object) -> duckdb.DuckDBPyRelation:
+        """The answer of a query of `queries/`, with its parameters.
+
+        Raises:
+            QueryError: no such query, or a missing or unknown parameter.
+        """
+        # computed now: a relation would read its parameters later, when others may be set
+        given = {key: str(value) for key, value in params.items()}
+        return self.connection.from_arrow(sql.run_query(self.connection, name, given))
+
+    def mask(self, pair: str, tensor: str, criterion: str = "exact") -> "torch.Tensor":
+        """Which parameters of a tensor changed.
+
+        Args:
+            pair: name or pair_id.
+            tensor: canonical name, as in the table `tensors`.
+            criterion: the rule that says "changed"; masks are kept of those the corpus named.
+
+        Returns:
+            bool, in the shape that was compared; True where changed.
+
+        Raises:
+            QueryError: there is no such pair, tensor or mask.
+        """
+        import torch  # noqa: PLC0415 - a second, and only masks need it
+
+        found = self.sql(
+            "SELECT t.shape, b.numel, b.bits FROM tensors AS t JOIN pairs AS p USING (pair_id) "
+            "JOIN masks AS b USING (pair_id, tensor_key) "
+            "WHERE $pair IN (p.name, p.pair_id) AND t.tensor = $tensor "
+            "AND b.criterion = $criterion ORDER BY p.pair_id, b.block",
+            pair=pair,
+            tensor=tensor,
+            criterion=criterion,
+        ).fetchall()
+        if not found:
+            raise QueryError(self._why_no_mask(pair, tensor, criterion))
+        blocks = [
+            np.unpackbits(np.frombuffer(bits, np.uint8), count=numel, bitorder="little")
+            for _, numel, bits in found
+        ]
+        return torch.from_numpy(np.concatenate(blocks)).bool().reshape(found[0][0])
+
+    def close(self) -> None:
+        """End the session."""
+        self.connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"store {self.place}\n{self.sql(_OVERVIEW)}"
+
+    def _repr_html_(self) -> str:
+        answer = self.sql(_OVERVIEW)
+        head = "".join(f"<th>{escape(name)}</th>" for name in answer.columns)
+        rows = "".join(
+            "<tr>" + "".join(f"<td>{escape(_text(value))}</td>" for value in row) + "</tr>"
+            for row in answer.fetchall()
+        )
+        caption = f"<caption>store {escape(self.place)}</caption>"
+        return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+
+    def _why_no_mask(self, pair: str, tensor: str, criterion: str) -> str:
+        pairs = self._column("SELECT DISTINCT unnest([name, pair_id]) FROM pairs")
+        if pair not in pairs:
+            return f"no pair {pair!r} in {self.place}{_nearest(pair, pairs)}"
+        tensors = self._column(
+            "SELECT tensor FROM tensors JOIN pairs USING (pair_id) WHERE $pair IN (name, pair_id)",
+            pair=pair,
+        )
+        if tensor not in tensors:
+            return f"pair {pair} has no tensor {tensor!r}{_nearest(tensor, tensors)}"
+        kept = self._column(
+            "SELECT unnest(criteria) FROM pairs WHERE $pair IN (name, pair_id)", pair=pair
+        )
+        if criterion not in kept:
+            return f"pair {pair} keeps no masks of {criterion!r}, only of {', '.join(kept)}"
+        return f"tensor {tensor} of pair {pair} was not compared: see its status in `tensors`"
+
+    def _column(self, text: str, **params: Any) -> list[str]:
+        return [str(value) for (value,) in self.sql(text, **params).fetchall()]
+
+
+def open_store(place: str | Path) -> OpenStore:
+    """Open a store, a folder or an address, to ask it from Python or a notebook.
+
+    Raises:
+        StoreError: not a store, or one without a committed pair.
+    """
+    return OpenStore(place)
+
+
+def _nearest(word: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=3, cutoff=0.4)
+    return f"; did you mean {', '.join(near)}?" if near else ""
+
+
+def _text(value: object) -> str:
+    return f"{value:,.4f}" if isinstance(value, float) else "" if value is None else f"{value}"

@@ -1,0 +1,101 @@
+"""What a store says about the runs of a study: the rows that the claims are judged by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import duckdb
+
+from rlsparse_ray import sql
+from rlsparse_ray.reproduce.study import Study, Variant
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """The answers of the queries, as rows; each is named after its query."""
+
+    study: Study
+    run_results: tuple[Row, ...] = ()
+    update_spread: tuple[Row, ...] = ()
+    overlap_excess: tuple[Row, ...] = ()
+    masked_runs: tuple[Row, ...] = ()
+    trajectory: tuple[Row, ...] = ()
+    trajectory_summary: tuple[Row, ...] = ()
+    rank_by_pair: tuple[Row, ...] = ()
+    failed: Mapping[str, str] = field(default_factory=dict)
+    """Runs that could not be made or measured, and why."""
+
+    def result(self, name: str) -> Row | None:
+        """What a run gave; None if it is not in the store."""
+        return next((row for row in self.run_results if row["name"] == name), None)
+
+    def learned(self, name: str) -> bool:
+        """Whether a run counts."""
+        row = self.result(name)
+        return row is not None and bool(row["learned"])
+
+    def main(self, *algorithms: str) -> list[Row]:
+        """The main runs that learned, of some algorithms or all."""
+        return [
+            row
+            for row in self.run_results
+            if row["study"] == "main"
+            and row["learned"]
+            and (not algorithms or row["algorithm"] in algorithms)
+        ]
+
+    def main_rl(self) -> list[Row]:
+        """The main runs that learned, of every algorithm but SFT."""
+        return [row for row in self.main() if row["algorithm"] != "SFT"]
+
+    def idle(self) -> list[Row]:
+        """The runs of all weights that learned nothing: they do not count."""
+        kinds = ("main", "variant")
+        return [r for r in self.run_results if r["study"] in kinds and not r["learned"]]
+
+    def compared(self, varies: str) -> list[tuple[Variant, Row, Row]]:
+        """The variants of a field and their main runs, where both learned."""
+        found = []
+        for variant in self.study.variants:
+            one, usual = self.result(variant.name), self.result(variant.reference)
+            if variant.varies != varies or one is None or usual is None:
+                continue
+            if one["learned"] and usual["learned"]:
+                found.append((variant, one, usual))
+        return found
+
+
+def gather(store: str, study: Study, failed: Mapping[str, str]) -> Evidence:
+    """Ask the store everything.
+
+    Raises:
+        StoreError: there is no store, or nothing in it.
+    """
+    ours = {run.name for run in (*study.full, *study.masked)}
+    ours |= {f"{name}-in-fp32" for name in ours}
+    with sql.connect(store) as con:
+        return Evidence(
+            study,
+            run_results=_ask(con, "run_results", ours, margin=str(study.scale.margin)),
+            update_spread=_ask(con, "update_spread", ours),
+            overlap_excess=_ask(con, "overlap_excess", ours),
+            masked_runs=_ask(con, "masked_runs", ours),
+            trajectory=_ask(con, "trajectory", ours),
+            trajectory_summary=_ask(con, "trajectory_summary", ours),
+            rank_by_pair=_ask(con, "rank_by_pair", ours),
+            failed=dict(failed),
+        )
+
+
+def _ask(
+    con: duckdb.DuckDBPyConnection, query: str, ours: Iterable[str], **parameters: str
+) -> tuple[Row, ...]:
+    """The rows about runs of this study: a store may hold older ones too."""
+    rows = sql.run_query(con, query, parameters).to_pylist()
+    names = set(ours)
+    keys = [key for key in ("name", "name_a", "name_b", "trajectory") if rows and key in rows[0]]
+    return tuple(row for row in rows if all(row[key] in names for key in keys))

@@ -1,0 +1,159 @@
+"""The findings as a page of Markdown: claims, thresholds, numbers, pictures, every run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rlsparse_ray import __version__
+from rlsparse_ray.reproduce.claims import Finding
+from rlsparse_ray.reproduce.claims.claim import Verdict
+from rlsparse_ray.reproduce.evidence import Row
+from rlsparse_ray.reproduce.phases import Outcome
+from rlsparse_ray.reproduce.pictures import draw_all
+
+_AFTER = {"1b": "sparsity", "3d": "overlap", "4c": "subnetwork", "6c": "dynamics", "7": "precision"}
+"""After which claim a picture stands."""
+_CAPTIONS = {
+    "sparsity": "Sparsity of every run that learned, by algorithm",
+    "overlap": "Overlap of every two runs over the uniform and the magnitude baseline",
+    "subnetwork": "Gain in reward of subnetwork, random and complement training",
+    "dynamics": "Sparsity along the checkpoints of runs",
+    "precision": "Exact sparsity by the precision of training and of what is compared",
+}
+
+
+def write_page(outcome: Outcome, scale: str, path: Path) -> None:
+    """Write the page, and its pictures into img/ beside it. Equal findings give equal bytes.
+
+    Raises:
+        RlsparseError: matplotlib is not installed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pictures = draw_all(outcome.evidence, path.parent / "img", path.stem)
+    lines = [*_head(outcome, scale), *_claims(outcome.findings, pictures, path.parent)]
+    lines += [*_not_counted(outcome), *_runs(outcome)]
+    path.write_text("\n".join(lines) + "\n")
+
+
+def _head(outcome: Outcome, scale: str) -> Iterator[str]:
+    yield "# Do the papers' claims hold?"
+    yield ""
+    yield "Every claim, tested on runs that anybody can repeat without downloading anything:"
+    yield ""
+    yield "```console"
+    yield f"$ rlsparse reproduce --scale {scale} --page docs/reproduction.md"
+    yield "```"
+    yield ""
+    yield _where(outcome)
+    yield ""
+    yield (
+        "Models of this size say what happens on models of this size. A claim is judged by the "
+        "threshold under it, which was set before the runs; a run whose reward rose by no more "
+        f"than {outcome.evidence.study.scale.margin:g} does not count. Numbers are means, with the "
+        "smallest and the largest run in brackets. The large models behind the papers' figures are "
+        "in the corpora that ship (`rlsparse plan paper`)."
+    )
+    yield ""
+    verdicts = [found.measured.verdict for found in outcome.findings]
+    yield ", ".join(f"{verdicts.count(v)} {v}" for v in Verdict if v in verdicts).capitalize() + "."
+    yield ""
+    rows = [
+        {
+            "": found.claim.number,
+            "claim": found.claim.text,
+            "measured": found.measured.text,
+            "runs": found.measured.runs,
+            "verdict": f"**{found.measured.verdict}**",
+        }
+        for found in outcome.findings
+    ]
+    yield from _table(rows)
+
+
+def _where(outcome: Outcome) -> str:
+    session = outcome.session
+    machine: Mapping[str, Any] = session.get("machine", {})
+    record: Mapping[str, Any] = next(iter(outcome.records.values()), {})
+    versions = ", ".join(f"{name} {v}" for name, v in record.get("versions", {}).items())
+    gpus = ", ".join(machine.get("gpus", [])) or "no GPU"
+    day = datetime.fromtimestamp(session.get("ended", 0), UTC).strftime("%Y-%m-%d")
+    return (
+        f"Made on {day}: {len(outcome.records)} runs in {session.get('seconds', 0) / 60:.0f} "
+        f"minutes on {machine.get('processor', 'an unknown processor')}, "
+        f"{machine.get('cores', '?')} cores, {machine.get('memory_gib', '?')} GiB, {gpus}; "
+        f"Python {machine.get('python', '?')}, {versions}, rlsparse_ray {__version__}."
+    )
+
+
+def _claims(
+    findings: Sequence[Finding], pictures: Mapping[str, Path], folder: Path
+) -> Iterator[str]:
+    for found in findings:
+        claim, measured = found.claim, found.measured
+        yield from ("", f"## {claim.number}. {claim.text}: {measured.verdict}", "")
+        yield f"- Published: {claim.published}."
+        yield f"- Measured, {measured.runs} runs: {measured.text}."
+        yield f"- Threshold: {claim.rule}."
+        if measured.rows:
+            yield from ("", *_table(measured.rows))
+        picture = _AFTER.get(claim.number, "")
+        if picture in pictures:
+            place = pictures[picture].relative_to(folder).as_posix()
+            yield from ("", f"![{_CAPTIONS[picture]}]({place})")
+
+
+def _not_counted(outcome: Outcome) -> Iterator[str]:
+    yield from ("", "## What does not count", "")
+    idle = outcome.evidence.idle()
+    if idle:
+        yield f"{len(idle)} runs learned nothing, or less than the margin:"
+        yield from ("", *_table([_idle_row(row) for row in idle]))
+    else:
+        yield "Every run learned."
+    for name, why in sorted(outcome.failed.items()):
+        yield f"- {name} failed: {why}"
+
+
+def _idle_row(row: Row) -> Row:
+    return {
+        "run": row["name"],
+        "reward before": f"{row['reward_before']:.4f}",
+        "reward after": f"{row['reward_after']:.4f}",
+        "sparsity, exact": f"{100 * row['sparsity']:.2f} %",
+    }
+
+
+def _runs(outcome: Outcome) -> Iterator[str]:
+    rows = [_run_row(row, outcome.records) for row in outcome.evidence.run_results]
+    yield from ("", "## Every run", "", "<details>", f"<summary>{len(rows)} rows</summary>", "")
+    yield from (*_table(rows), "", "</details>")
+
+
+def _run_row(row: Row, records: Mapping[str, Mapping[str, Any]]) -> Row:
+    record = records.get(row["name"], {})
+    return {
+        "run": row["name"],
+        "learning rate": f"{row['learning_rate']:g}",
+        "steps": row["steps"],
+        "reward before": f"{row['reward_before']:.4f}",
+        "reward after": f"{row['reward_after']:.4f}",
+        "sparsity, exact": f"{100 * row['sparsity']:.2f} %",
+        "1e-5": f"{100 * row['sparsity_1e5']:.2f} %",
+        "1e-4": f"{100 * row['sparsity_1e4']:.2f} %",
+        "seconds": record.get("seconds", "-"),
+    }
+
+
+def _table(rows: Sequence[Row]) -> Iterator[str]:
+    titles = list(rows[0])
+    yield "| " + " | ".join(titles) + " |"
+    yield "|" + "---|" * len(titles)
+    for row in rows:
+        yield "| " + " | ".join(_cell(row[title]) for title in titles) + " |"
+
+
+def _cell(value: Any) -> str:
+    return str(value).replace("|", "\\|").replace("\n", " ")

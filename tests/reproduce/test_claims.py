@@ -1,0 +1,221 @@
+"""Every claim can hold, hold in part, fail and go untested."""
+
+import math
+
+import pytest
+
+from rlsparse_ray.reproduce.claims import CLAIMS, judge
+from rlsparse_ray.reproduce.claims.claim import Verdict, interval
+from tests.reproduce.rows import (
+    beside,
+    curve,
+    ends,
+    evidence,
+    masked,
+    overlap,
+    result,
+)
+
+HOLDS, PART, FAILS, UNTESTED = Verdict.holds, Verdict.in_part, Verdict.fails, Verdict.untested
+BY_NUMBER = {claim.number: claim for claim in CLAIMS}
+GRPO = result("g", "GRPO", 0.8)
+
+
+def several(*sparsity):
+    names = ("GRPO", "DPO", "KTO")
+    return evidence(*(result(n, n, s) for n, s in zip(names, sparsity, strict=True)))
+
+
+def spread(share, busiest, quietest):
+    row = {"name": "g", "matrices_changed_share": share}
+    row |= {"busiest_layer_ratio": busiest, "quietest_layer_ratio": quietest}
+    return evidence(GRPO, update_spread=(row,))
+
+
+def ranks(matrix, effective):
+    shares = ("rank_1e6", "energy_rank_99", "energy_rank_90")
+    row = {"name": "g", "algorithm": "GRPO", "measured": 4, "stable_rank_unweighted": 3.0}
+    row |= {f"{name}_share_unweighted": 0.5 for name in shares}
+    row |= {"matrix_rank_share_unweighted": matrix, "effective_rank_share_unweighted": effective}
+    return evidence(GRPO, rank_by_pair=(row,))
+
+
+def overlaps(differs, *excess):
+    runs = [result(f"r{n}", "GRPO", 0.8) for n in range(4)]
+    sides = [("r0", "r1"), ("r0", "r2"), ("r1", "r2"), ("r2", "r3")]
+    rows = [overlap(*pair, value, differs) for pair, value in zip(sides, excess, strict=True)]
+    return evidence(*runs, overlap_excess=tuple(rows))
+
+
+def one_overlap(differs):
+    runs = [result(f"r{n}", "GRPO", 0.8) for n in range(2)]
+    return evidence(*runs, overlap_excess=(overlap("r0", "r1", 0.5, differs),))
+
+
+def trained(*gains, equal=(0.95, 0.5)):
+    runs = [result(f"g{n}", "GRPO", 0.8) for n in range(len(gains))]
+    rows = [
+        row
+        for n, (own, random) in enumerate(gains)
+        for row in (
+            masked(f"g{n}", "subnetwork", own, equal[0]),
+            masked(f"g{n}", "random", random, equal[1]),
+        )
+    ]
+    return evidence(*runs, masked_runs=tuple(rows))
+
+
+def sgd(density):
+    return beside("optimizer", ("GRPO", "sgd", 0.8, 1 - density))
+
+
+def slow_sft(sparsity):
+    """SFT at 60 points less than RL; how sparse is it at RL's learning rate?"""
+    found = beside("learning_rate", ("SFT", 1e-5, 0.2, sparsity))
+    return evidence(*found.run_results, GRPO, study=found.study)
+
+
+def fp32(real, cast=0.9):
+    found = beside("precision", ("GRPO", "fp32", 0.8, cast), precision="fp32")
+    wide = result("variant-0-in-fp32", "GRPO", real, study="in-fp32", precision="fp32")
+    return evidence(*found.run_results, wide, study=found.study)
+
+
+def falling(*sparsity):
+    return evidence(GRPO, trajectory=tuple(curve("g", *sparsity)))
+
+
+def ended(back, outside):
+    return evidence(GRPO, trajectory_summary=(ends("g", back, outside),))
+
+
+CASES = {
+    "1a": [
+        (HOLDS, several(0.8, 0.7, 0.99)),
+        (PART, several(0.8, 0.69, 0.3)),
+        (FAILS, several(0.1, 0.69, 0.3)),
+    ],
+    "1b": [
+        (HOLDS, evidence(result("s", "SFT", 0.15))),
+        (PART, evidence(result("s", "SFT", 0.4))),
+        (FAILS, evidence(result("s", "SFT", 0.6))),
+    ],
+    "2a": [
+        (HOLDS, spread(1.0, 1.9, 0.6)),
+        (PART, spread(0.97, 2.1, 0.6)),
+        (FAILS, spread(0.9, 1, 1)),
+    ],
+    "2b": [
+        (HOLDS, evidence(GRPO)),
+        (PART, evidence(GRPO | {"sparsity_norms": 0.95})),
+        (FAILS, evidence(GRPO | {"sparsity_norms": 0.5})),
+    ],
+    "2c": [(HOLDS, ranks(0.99, 0.6)), (PART, ranks(0.99, 0.2)), (FAILS, ranks(0.5, 0.6))],
+    **{
+        number: [
+            (HOLDS, overlaps(differs, 0.5, 0.4, 0.3, 0.4)),
+            (PART, overlaps(differs, 0.05, 0.04, 0.03, 0.06)),
+            (FAILS, overlaps(differs, 0.05, -0.06, -0.02, 0.03)),
+            (UNTESTED, overlaps("nothing of this", 0.5, 0.5, 0.5, 0.5)),
+            (UNTESTED, one_overlap(differs)),
+        ]
+        for number, differs in (
+            ("3a", "seed"),
+            ("3b", "dataset"),
+            ("3c", "algorithm"),
+            ("3d", "algorithm, dataset, seed"),
+        )
+    },
+    "4a": [
+        (HOLDS, trained((1.1, 0.5), (0.8, 0.5))),
+        (PART, trained((0.6, 0.5), (0.6, 0.5))),
+        (FAILS, trained((0.2, 0.5), (0.6, 0.5))),
+    ],
+    "4b": [
+        (HOLDS, trained((1.0, 0.5), (0.9, 0.5), (1.0, 0.6))),
+        (PART, trained((1.0, 0.98), (1.0, 0.97), (1.0, 0.98))),
+        (FAILS, trained((1.0, 0.5), (0.9, 1.4), (1.0, 1.1))),
+        (UNTESTED, trained((1.0, 0.5))),
+    ],
+    "4c": [
+        (HOLDS, trained((1, 1), equal=(0.95, 0.5))),
+        (PART, trained((1, 1), equal=(0.8, 0.5))),
+        (PART, trained((1, 1), equal=(0.95, 0.96))),
+        (FAILS, trained((1, 1), equal=(0.8, 0.9))),
+    ],
+    **{
+        number: [
+            (HOLDS, beside(varies, ("GRPO", 1, 0.8, 0.84), ("PPO", 1, 0.8, 0.77))),
+            (PART, beside(varies, ("GRPO", 1, 0.8, 0.8), ("PPO", 1, 0.8, 0.72))),
+            (FAILS, beside(varies, ("GRPO", 1, 0.8, 0.8), ("PPO", 1, 0.8, 0.95))),
+            (UNTESTED, beside("data", ("SFT", "sampled", 0.1, 0.9))),
+        ]
+        for number, varies in (("5a", "kl"), ("5b", "clipping"), ("5c", "updates_per_sample"))
+    },
+    "5d": [
+        (HOLDS, beside("data", ("SFT", "sampled", 0.1, 0.9))),
+        (PART, beside("data", ("SFT", "sampled", 0.1, 0.2))),
+        (FAILS, beside("data", ("SFT", "sampled", 0.1, 0.05))),
+    ],
+    "5e": [(HOLDS, falling(0.95, 0.8)), (FAILS, falling(0.95, 0.94))],
+    "5f": [(HOLDS, slow_sft(0.3)), (PART, slow_sft(0.7)), (FAILS, slow_sft(0.8))],
+    "5g": [(HOLDS, sgd(0.0002)), (PART, sgd(0.005)), (FAILS, sgd(0.2))],
+    "6a": [
+        (HOLDS, falling(0.9, 0.85, 0.84)),
+        (PART, falling(0.9, 0.85, 0.81)),
+        (FAILS, falling(0.9, 0.8, 0.7)),
+        (UNTESTED, falling(0.9)),
+    ],
+    "6b": [(HOLDS, ended(0.08, 0)), (PART, ended(0.005, 0)), (FAILS, ended(0.0, 0))],
+    "6c": [(HOLDS, ended(0, 0.085)), (PART, ended(0, 0.15)), (FAILS, ended(0, 0.3))],
+    "7": [(HOLDS, fp32(0.75)), (PART, fp32(0.3)), (FAILS, fp32(0.01))],
+}
+
+
+@pytest.mark.parametrize(
+    ("number", "verdict", "found"),
+    [
+        pytest.param(number, *case, id=f"{number} {case[0]} {n}")
+        for number, cases in CASES.items()
+        for n, case in enumerate(cases)
+    ],
+)
+def test_a_verdict_that_is_known(number, verdict, found):
+    measured = BY_NUMBER[number].test(found)
+    assert measured.verdict is verdict
+    assert (measured.runs == 0) == (verdict is UNTESTED)
+    assert all(row.keys() == measured.rows[0].keys() for row in measured.rows)
+
+
+def test_every_claim_has_cases_and_nothing_to_go_by_is_said():
+    assert CASES.keys() == BY_NUMBER.keys()
+    assert {found.measured.verdict for found in judge(evidence())} == {UNTESTED}
+    assert all(found.measured.text for found in judge(evidence()))
+
+
+def test_what_learned_nothing_does_not_count():
+    idle = {"learned": False}
+    found = evidence(GRPO, result("h", "GRPO", 0.1, **idle), result("s", "SFT", 0.1, **idle))
+    verdicts = {f.claim.number: f.measured for f in judge(found)}
+    assert verdicts["1a"].verdict is HOLDS and verdicts["1a"].runs == 1
+    assert verdicts["1b"].verdict is UNTESTED
+    assert [row["name"] for row in found.idle()] == ["h", "s"]
+    # neither does what was trained with the mask of such a run, or beside it
+    row = masked("h", "subnetwork", 1.0)
+    assert BY_NUMBER["4a"].test(evidence(*found.run_results, masked_runs=(row,))).runs == 0
+    beside_idle = beside("kl", ("GRPO", 1, 0.8, 0.2), **idle)
+    assert BY_NUMBER["5a"].test(beside_idle).verdict is UNTESTED
+
+
+def test_the_interval_draws_runs_and_not_pairs():
+    # one odd run is in 9 of 45 pairs: drawing pairs would put it in nearly every sample
+    runs = [f"r{n}" for n in range(10)]
+    sides = [(a, b) for n, a in enumerate(runs) for b in runs[n + 1 :]]
+    values = [1.0 if "r0" in pair else 0.0 for pair in sides]
+    low, high = interval(values, sides)
+    assert low == 0.0
+    # r0 drawn k times of 10 (k <= 3 in 97.5 %) is in about 2k/10 of the pairs
+    assert 0.4 < high < 0.7
+    assert interval([0.5], [("a", "b")]) is None
+    same = interval([0.3] * 3, [("a", "b"), ("b", "c"), ("a", "c")])
+    assert all(math.isclose(end, 0.3) for end in same)

@@ -1,0 +1,191 @@
+"""The whole way, on real runs: killed, gone on with, and told on a page."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from rlsparse_ray.cluster import Resources
+from rlsparse_ray.reproduce.claims import CLAIMS
+from rlsparse_ray.reproduce.layout import Layout
+from rlsparse_ray.reproduce.phases import _Way
+from rlsparse_ray.reproduce.scale_file import load_scale
+from rlsparse_ray.reproduce.study import make_study
+from rlsparse_ray.upkeep.checks import verify
+from tests.builders import assert_same_store, ray_environment
+
+QUICK = make_study(load_scale("quick"))
+RUNS = [run.name for run in (*QUICK.full, *QUICK.masked)]
+
+
+def command(out, *more):
+    start = [sys.executable, "-c", "from rlsparse_ray.cli import main; main()"]
+    return [*start, "reproduce", "--quick", "--out", str(out), *map(str, more)]
+
+
+def done(out):
+    """When which runs were made."""
+    return {path.parent.name: path.stat().st_mtime_ns for path in out.glob("models/*/run.json")}
+
+
+def kill_after(out, runs):
+    """Start, and kill -9 when so many runs are made."""
+    process = subprocess.Popen(
+        command(out), env=ray_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        while len(done(out)) < runs:
+            assert process.poll() is None, "it ended before it could be killed"
+            time.sleep(0.02)
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def answer(out, *more):
+    ended = subprocess.run(
+        command(out, "--json", *more),
+        env=ray_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    return json.loads(ended.stdout), ended.stderr
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The quick scale, killed after three runs and gone on with; nobody may change it."""
+    out = tmp_path_factory.mktemp("reproduce") / "out"
+    kill_after(out, 3)
+    before = done(out)
+    assert 3 <= len(before) < len(QUICK.full)
+    found, told = answer(out, "--page", out.parent / "docs" / "reproduction.md")
+    return out, before, found, told
+
+
+@pytest.mark.timeout(600)
+def test_it_goes_on_where_it_was_killed(made):
+    out, before, found, told = made
+    after = done(out)
+    assert sorted(after) == sorted(RUNS) and found["failed"] == {}
+    assert {name: after[name] for name in before} == before
+    assert f"full runs: {len(QUICK.full) - len(before)} of {len(QUICK.full)} to train" in told
+    assert f"run {len(QUICK.full)} of {len(QUICK.full)}, " in told and "seconds left" in told
+    assert verify(out / "store") == []
+
+
+@pytest.mark.timeout(600)
+def test_the_store_is_that_of_an_undisturbed_run_and_the_page_the_same(made):
+    out, _, found, _ = made
+    again = out.parent / "again"
+    (out / "store").rename(again)
+    page = out.parent / "docs-again" / "reproduction.md"
+    once_more, told = answer(out, "--page", page)
+    for store in (again, out / "store"):
+        (store / "lease.json").unlink()
+    assert_same_store(again, out / "store")
+    assert f"full runs: 0 of {len(QUICK.full)} to train" in told
+    assert once_more == found
+    docs = out.parent / "docs"
+    files = sorted(path.relative_to(docs) for path in docs.rglob("*.*"))
+    assert len(files) > 4
+    for file in files:
+        assert (docs / file).read_bytes() == (page.parent / file).read_bytes()
+
+
+@pytest.mark.timeout(600)
+def test_what_is_found(made):
+    out, _, found, _ = made
+    assert [row["number"] for row in found["findings"]] == [claim.number for claim in CLAIMS]
+    by_number = {row["number"]: row for row in found["findings"]}
+    judged = {n for n, row in by_number.items() if row["verdict"] != "not tested"}
+    assert judged >= {"1a", "1b", "2a", "2b", "2c", "4a", "4c", "5e", "5f", "6a", "6b", "6c", "7"}
+    # no weight changed where it was frozen
+    trained = {row["trained"]: row for row in by_number["4c"]["rows"]}
+    assert [trained[m]["changed where frozen"] for m in ("subnetwork", "complement")] == ["0", "0"]
+    assert "nano-sft-addition-seed0" in found["learned_nothing"]
+    assert found["session"]["machine"]["cores"] == os.cpu_count()
+    assert (out / "corpus.yaml").is_file()
+
+
+@pytest.mark.timeout(600)
+def test_the_page_says_it_all(made):
+    out, _, found, _ = made
+    docs = out.parent / "docs"
+    page = (docs / "reproduction.md").read_text()
+    for row in found["findings"]:
+        assert f"## {row['number']}. {row['claim']}: {row['verdict']}\n" in page
+        assert f"- Threshold: {row['rule']}." in page
+        assert row["measured"].replace("|", "\\|") in page
+    for run in RUNS:
+        assert f"| {run} |" in page
+    pictures = [line.rpartition("(")[2].rstrip(")") for line in page.splitlines() if "![" in line]
+    assert len(pictures) == 4  # no two main runs of the quick scale can be compared in overlap
+    for picture in pictures:
+        assert ElementTree.parse(docs / picture).getroot().tag.endswith("svg")
+
+
+FAILING = """\
+version: 1
+device: cpu
+bases:
+  - {name: nano, family: nano, scratch: {hidden: 32, intermediate: 64, layers: 1, steps: 1, batch: 8}}
+main:
+  - base: nano
+    datasets: [addition]
+    seeds: [0]
+    algorithms: {SFT: {steps: 1, batch: 8, generations: 2}}
+comparisons:
+  - {varies: data, values: [sampled], base: nano, dataset: addition, algorithms: [SFT], seeds: [0]}
+subnetworks:
+  - {base: nano, dataset: addition, algorithms: [SFT], seeds: [0], masks: [random]}
+"""
+
+
+@pytest.mark.timeout(600)
+def test_a_run_that_fails_is_named_and_the_others_go_on(tmp_path, rlsparse, local_ray):
+    (tmp_path / "scale.yaml").write_text(FAILING)
+    out = tmp_path / "out"
+    # this base never gives a right answer, so there are no samples to learn from
+    ended = rlsparse("reproduce", "--scale", tmp_path / "scale.yaml", "--out", out)
+    assert ended.code == 1
+    failed = [line for line in ended.err.splitlines() if line.startswith("failed:")]
+    assert len(failed) == 1 and "nano-sft-addition-seed0-data-sampled" in failed[0]
+    assert sorted(done(out)) == ["nano-sft-addition-seed0", "nano-sft-addition-seed0-random"]
+    assert "learned nothing and do not count: nano-sft-addition-seed0" in ended.out
+
+
+def test_a_masked_run_fails_with_its_full_run(tmp_path):
+    lost = QUICK.masked[0].mask_of
+    way = _Way(
+        QUICK, Layout(tmp_path), Resources("cpu"), None, lambda line: None, {lost: "no memory"}
+    )
+    assert way.maskable() == ()
+    assert way.failed[QUICK.masked[0].name] == f"it needs the mask of {lost}, which failed"
+
+
+def test_a_plan_trains_nothing(tmp_path, rlsparse):
+    ended = rlsparse("reproduce", "--dry-run", "--out", tmp_path / "out")
+    assert ended.code == 0 and not (tmp_path / "out").exists()
+    tiny = make_study(load_scale("tiny"))
+    assert f"{len(tiny.full) + len(tiny.masked)} runs, about " in ended.out
+    assert rlsparse("reproduce", "--quick", "--scale", "small").code == 2
+
+
+def test_the_job_takes_the_arguments_of_the_verb(tmp_path):
+    job = Path(__file__).parents[2] / "jobs" / "reproduce.py"
+    ended = subprocess.run(
+        [sys.executable, job, "--quick", "--dry-run", "--out", tmp_path / "out"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0 and f"{len(RUNS)} runs" in ended.stdout
