@@ -5,14 +5,14 @@ import sys
 from rich.markup import escape
 
 from rlsparse_ray import console
-from rlsparse_ray.cli import (
+from rlsparse_ray.cli import (  # isort: skip - help lists the verbs in the order of the imports
     extraction,
-    geometry,
-    patching,
     questions,
+    geometry,
     refreshing,
-    reproducing,
     upkeep,
+    patching,
+    reproducing,
 )
 from rlsparse_ray.cli.app import app
 from rlsparse_ray.errors import RlsparseError

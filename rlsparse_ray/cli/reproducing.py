@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rlsparse_ray.reproduce.study import Study
 
 
-@app.command(rich_help_panel="From models to a store")
+@app.command(rich_help_panel="Training and its results")
 def reproduce(
     *,
     scale: Annotated[

@@ -7,7 +7,7 @@ training; answers given with the task are not.
 
 from __future__ import annotations
 
-from itertools import islice
+import random
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from transformers import set_seed
 
 from rlsparse_ray.errors import RunError
 from rlsparse_ray.experiments.checkpoints import load_model, load_tokenizer
-from rlsparse_ray.experiments.rollouts import prompt_batches, sample
+from rlsparse_ray.experiments.rollouts import sample
 from rlsparse_ray.experiments.runs import Run
 from rlsparse_ray.experiments.tasks import Row, Task, Text
 
@@ -44,12 +44,11 @@ def sampled_preferences(
     set_seed(run.seed)
     model, tokenizer = load_model(base_dir, device=device).eval(), load_tokenizer(base_dir)
     prompts = [row["prompt"] for row in task.preferences(run)]
-    rounds = -(-len(prompts) // PROMPTS_AT_ONCE)
+    order = random.Random(run.seed).sample(prompts, len(prompts))
     rows: list[Row] = []
     asked = 0
-    for batch in islice(prompt_batches(prompts, PROMPTS_AT_ONCE, run.seed), rounds):
-        if len(rows) >= run.steps * run.batch:
-            break
+    while asked < len(order) and len(rows) < run.steps * run.batch:
+        batch = order[asked : asked + PROMPTS_AT_ONCE]
         asked += len(batch)
         rollout = sample(model, tokenizer, task, batch, run.generations)
         graded = list(zip(rollout.texts, rollout.rewards.tolist(), strict=True))

@@ -6,9 +6,11 @@ import yaml
 
 from rlsparse_ray.corpus import load_corpus
 from rlsparse_ray.demo import models, smollm
+from rlsparse_ray.demo.pretrain import Recipe, pretrain
 from rlsparse_ray.demo.tiny import TINY_RUNS
 from rlsparse_ray.experiments.checkpoints import checkpoint_names
 from rlsparse_ray.experiments.runs import RUN_FILE, Run, fresh_folder, identity, write_json
+from rlsparse_ray.experiments.tune import tune
 
 BASES = {base.name: base for base in sorted(models.BASES.iterdir())}
 
@@ -40,6 +42,17 @@ def sha256_of_weights(folder: Path) -> str:
     import hashlib
 
     return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+
+
+def test_a_base_of_any_size_can_be_made_and_trained_from(tmp_path):
+    small = Recipe("nano", hidden=32, intermediate=48, layers=1, tied=True, seed=0, steps=2)
+    record = pretrain(small, tmp_path / "nano")
+    assert record["parameters"] == sum(t.numel() for t in tensors(tmp_path / "nano").values())
+    assert record["sha256"] == sha256_of_weights(tmp_path / "nano")
+    run = Run("x", "nano", "PPO", 0, "subtraction", 1, 1e-5, batch=8)
+    tuned = tune(run, tmp_path / "nano", tmp_path / "x")
+    assert tuned["base_sha256"] == record["sha256"]
+    assert tuned["reward_before"] == record["accuracy"]["subtraction"]["sampled"]
 
 
 # the whole
@@ -107,6 +120,13 @@ def test_runs_are_shared_out_evenly():
 def test_an_answer_that_starts_with_a_digit_is_rewarded():
     given = [[{"role": "assistant", "content": "12."}], "3 + 5 = 8", "It is 8", " 8", ""]
     assert smollm.starts_with_digit(given) == [1, 1, 0, 0, 0]
+
+
+def test_the_reward_tells_given_answers_apart():
+    rows = smollm.SHORT_SUMS.preferences(smollm.SMOLLM_RUNS[0])
+    assert len({str(row["prompt"]) for row in rows}) == 49
+    assert set(smollm.starts_with_digit([row["chosen"] for row in rows])) == {1.0}
+    assert set(smollm.starts_with_digit([row["rejected"] for row in rows])) == {0.0}
 
 
 def test_missing_weights_name_the_way_out(tmp_path, monkeypatch):

@@ -59,6 +59,24 @@ def test_a_base_without_its_marker_is_refused(tmp_path):
         tune(SHORT, tmp_path, tmp_path / "out")
 
 
+@pytest.mark.parametrize(
+    ("device", "message"), [("cuda:1", "not one of cpu, cuda"), ("cuda", "use device cpu")]
+)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
+def test_a_device_that_is_not_there_is_refused(device, message, tmp_path):
+    with pytest.raises(RunError, match=message):
+        tune(SHORT, BASES["tiny-a"], tmp_path / "out", device=device)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_every_algorithm_runs_on_a_gpu(algorithm, tmp_path):
+    record = tune(short(algorithm), BASES["tiny-a"], tmp_path / "run", QUICK, device="cuda")
+    assert record["device"] == "cuda"
+    assert changed(tmp_path / "run") > 0
+
+
 def test_a_run_is_a_whole_bf16_model_with_its_checkpoints(tmp_path):
     base, out = weights(BASES["tiny-a"]), tmp_path / "one"
     record = tune(SHORT, BASES["tiny-a"], out)
@@ -167,7 +185,9 @@ def test_a_run_on_samples_of_the_base_says_how_many_were_of_use(algorithm, tmp_p
 def test_sampled_preferences_are_told_apart_by_the_reward():
     from rlsparse_ray.experiments.sampled import sampled_preferences
 
-    rows, _ = sampled_preferences(short("DPO", data="sampled"), QUICK, BASES["tiny-a"], "cpu")
+    run = short("DPO", data="sampled", steps=40)  # more rows than there are questions
+    rows, said = sampled_preferences(run, QUICK, BASES["tiny-a"], "cpu")
+    assert said == {"sampled": {"questions": 512, "kept": len(rows)}}
     prompts = [row["prompt"] for row in rows]
     assert len(set(prompts)) == len(prompts)
     assert set(ARITHMETIC.reward(prompts, [row["chosen"] for row in rows])) == {1.0}

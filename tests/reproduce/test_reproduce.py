@@ -11,10 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from rlsparse_ray.cluster import Resources
 from rlsparse_ray.reproduce.claims import CLAIMS
-from rlsparse_ray.reproduce.layout import Layout
-from rlsparse_ray.reproduce.phases import _Way
 from rlsparse_ray.reproduce.scale_file import load_scale
 from rlsparse_ray.reproduce.study import make_study
 from rlsparse_ray.upkeep.checks import verify
@@ -128,7 +125,7 @@ def test_the_page_says_it_all(made):
     for run in RUNS:
         assert f"| {run} |" in page
     pictures = [line.rpartition("(")[2].rstrip(")") for line in page.splitlines() if "![" in line]
-    assert len(pictures) == 4  # no two main runs of the quick scale can be compared in overlap
+    assert len(pictures) == 5
     for picture in pictures:
         assert ElementTree.parse(docs / picture).getroot().tag.endswith("svg")
 
@@ -137,16 +134,17 @@ FAILING = """\
 version: 1
 device: cpu
 bases:
-  - {name: nano, family: nano, scratch: {hidden: 32, intermediate: 64, layers: 1, steps: 1, batch: 8}}
+  - name: nano
+    family: nano
+    scratch: {hidden: 32, intermediate: 64, layers: 1, steps: 1, batch: 8}
 main:
   - base: nano
-    datasets: [addition]
+    datasets: [addition, multiplication]
     seeds: [0]
-    algorithms: {SFT: {steps: 1, batch: 8, generations: 2}}
-comparisons:
-  - {varies: data, values: [sampled], base: nano, dataset: addition, algorithms: [SFT], seeds: [0]}
+    algorithms: {SFT: {steps: 1, batch: 8}}
 subnetworks:
   - {base: nano, dataset: addition, algorithms: [SFT], seeds: [0], masks: [random]}
+  - {base: nano, dataset: multiplication, algorithms: [SFT], seeds: [0], masks: [random]}
 """
 
 
@@ -154,22 +152,15 @@ subnetworks:
 def test_a_run_that_fails_is_named_and_the_others_go_on(tmp_path, rlsparse, local_ray):
     (tmp_path / "scale.yaml").write_text(FAILING)
     out = tmp_path / "out"
-    # this base never gives a right answer, so there are no samples to learn from
     ended = rlsparse("reproduce", "--scale", tmp_path / "scale.yaml", "--out", out)
     assert ended.code == 1
+    lost = "nano-sft-multiplication-seed0"
     failed = [line for line in ended.err.splitlines() if line.startswith("failed:")]
-    assert len(failed) == 1 and "nano-sft-addition-seed0-data-sampled" in failed[0]
+    assert len(failed) == 2
+    assert f"{lost}: ValueError: dataset 'multiplication' is not one of addition," in failed[0]
+    assert f"{lost}-random: it needs the mask of {lost}, which failed" in failed[1]
     assert sorted(done(out)) == ["nano-sft-addition-seed0", "nano-sft-addition-seed0-random"]
     assert "learned nothing and do not count: nano-sft-addition-seed0" in ended.out
-
-
-def test_a_masked_run_fails_with_its_full_run(tmp_path):
-    lost = QUICK.masked[0].mask_of
-    way = _Way(
-        QUICK, Layout(tmp_path), Resources("cpu"), None, lambda line: None, {lost: "no memory"}
-    )
-    assert way.maskable() == ()
-    assert way.failed[QUICK.masked[0].name] == f"it needs the mask of {lost}, which failed"
 
 
 def test_a_plan_trains_nothing(tmp_path, rlsparse):

@@ -37,7 +37,7 @@ def working_bytes(rows: int, columns: int, options: SpectraOptions, itemsize: in
     k = min(options.k, short)
     thin = 8 * (short + long) * k * 6
     if options.method_for(rows, columns) == "exact":
-        work = 8 * short * short * 6
+        work = 8 * short * short * 9
     else:
-        work = 8 * (short + 3 * long) * min((k + options.oversample) * options.depth, short)
+        work = 8 * (3 * short + 5 * long) * min((k + options.oversample) * options.depth, short)
     return stored + thin + work + 8 * PIECE * 6
