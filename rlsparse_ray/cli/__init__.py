@@ -5,6 +5,7 @@ import sys
 from rich.markup import escape
 
 from rlsparse_ray import console
+
 from rlsparse_ray.cli import (  # isort: skip - help lists the verbs in the order of the imports
     extraction,
     questions,

@@ -14,8 +14,8 @@ from rlsparse_ray.console import Format
 verbs = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    help="Sparse patches: the entries that tuning changed, as a file that makes the tuned model.\n\n"
-    "Example: `rlsparse patch make ./base ./tuned -o patch.safetensors`",
+    help="Sparse patches: the entries that tuning changed, as a file that makes the tuned model."
+    "\n\nExample: `rlsparse patch make ./base ./tuned -o patch.safetensors`",
 )
 app.add_typer(verbs, name="patch", rich_help_panel="Training and its results")
 
