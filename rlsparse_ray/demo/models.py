@@ -20,6 +20,7 @@ import yaml
 
 from rlsparse_ray.demo import smollm as smol
 from rlsparse_ray.demo.tiny import TINY_RUNS
+from rlsparse_ray.experiments.corpus_entries import run_facts, trajectory_entry
 from rlsparse_ray.experiments.runs import (
     BASE_FILE,
     RUN_FILE,
@@ -103,7 +104,10 @@ def write_corpus(root: Path, runs: Iterable[Run]) -> Path:
     }
     with_checkpoints = [run for run in runs if records[run.name].get("checkpoints")]
     if with_checkpoints:
-        corpus["trajectories"] = [_trajectory(run, records[run.name]) for run in with_checkpoints]
+        corpus["trajectories"] = [
+            trajectory_entry(run, records[run.name]) | {"labels": _labels(records[run.name])}
+            for run in with_checkpoints
+        ]
     path = root / "corpus.yaml"
     path.write_text(yaml.safe_dump(corpus, sort_keys=False))
     return path
@@ -114,40 +118,14 @@ def _pair(run: Run, record: dict[str, Any]) -> dict[str, Any]:
         "name": run.name,
         "base": f"./models/{run.base}",
         "tuned": f"./models/{run.name}",
-        **_labels(run, record),
+        **run_facts(run),
+        "labels": _labels(record),
         "steps": run.steps,
     }
 
 
-def _trajectory(run: Run, record: dict[str, Any]) -> dict[str, Any]:
-    """The base, the checkpoints on the way, and the tuned model itself as the last one."""
-    steps = {name: int(name.rpartition("-")[2]) for name in record["checkpoints"]}
-    saved = [
-        {"model": f"./models/{run.name}/{name}", "step": step}
-        for name, step in steps.items()
-        if step < run.steps
-    ]
-    start = {"model": f"./models/{run.base}", "step": 0}
-    end = {"model": f"./models/{run.name}", "step": run.steps}
-    return {
-        "name": run.name,
-        "checkpoints": [start, *saved, end],
-        **_labels(run, record),
-    }
-
-
-def _labels(run: Run, record: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "family": run.family,
-        "algorithm": run.algorithm,
-        "stage": run.stage,
-        "dataset": run.dataset,
-        "seed": run.seed,
-        "on_policy": run.on_policy,
-        "kl": run.kl,
-        "learning_rate": run.learning_rate,
-        "labels": {key: f"{record[key]:.3f}" for key in ("reward_before", "reward_after")},
-    }
+def _labels(record: dict[str, Any]) -> dict[str, str]:
+    return {key: f"{record[key]:.3f}" for key in ("reward_before", "reward_after")}
 
 
 def _copy_base(source: Path, final: Path) -> None:

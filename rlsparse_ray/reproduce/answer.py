@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from rlsparse_ray.reproduce.claims import Finding
-from rlsparse_ray.reproduce.phases import Outcome
+from rlsparse_ray.experiments.runs import Run
 from rlsparse_ray.reproduce.study import Study
+
+if TYPE_CHECKING:  # a plan needs neither torch nor Ray
+    from rlsparse_ray.reproduce.claims import Finding
+    from rlsparse_ray.reproduce.phases import Outcome
 
 
 def findings_table(findings: Sequence[Finding]) -> pa.Table:
@@ -29,7 +32,7 @@ def findings_table(findings: Sequence[Finding]) -> pa.Table:
 
 
 def plan_table(study: Study) -> pa.Table:
-    """A row a group of runs: how many, and what they are expected to take."""
+    """A row a group of runs: how many, and how many seconds they are expected to train."""
     groups: dict[tuple[str, ...], list[float]] = {}
     for what, run in _grouped(study):
         key = (what, run.base, run.algorithm)
@@ -48,7 +51,7 @@ def plan_table(study: Study) -> pa.Table:
     )
 
 
-def _grouped(study: Study) -> Iterator[tuple[str, Any]]:
+def _grouped(study: Study) -> Iterator[tuple[str, Run]]:
     variants = {variant.name: variant for variant in study.variants}
     for run in study.full:
         variant = variants.get(run.name)

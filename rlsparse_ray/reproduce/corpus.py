@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from rlsparse_ray.experiments.corpus_entries import run_facts, trajectory_entry
 from rlsparse_ray.experiments.runs import Run
 from rlsparse_ray.reproduce.layout import WIDE, Layout
 from rlsparse_ray.reproduce.study import Study
@@ -44,14 +45,14 @@ def write_corpus(layout: Layout, study: Study, records: Mapping[str, Record]) ->
     }
     kept = [run for run in study.full if run.name in records and run.save_every]
     if kept:
-        corpus["trajectories"] = [_trajectory(run, records[run.name]) for run in kept]
+        corpus["trajectories"] = [trajectory_entry(run, records[run.name]) for run in kept]
     layout.corpus.write_text(yaml.safe_dump(corpus, sort_keys=False))
     return layout.corpus
 
 
 def _pairs(run: Run, record: Record, main: set[str]) -> Iterator[Entry]:
     study = "masked" if run.mask else "main" if run.name in main else "variant"
-    facts = _facts(run) | {"steps": run.steps, "labels": _labels(run, record, study)}
+    facts = run_facts(run) | {"steps": run.steps, "labels": _labels(run, record, study)}
     tuned = f"./models/{run.name}"
     yield {"name": run.name, "base": f"./models/{run.base}", "tuned": tuned, **facts}
     if run.precision == "fp32":
@@ -65,19 +66,6 @@ def _pairs(run: Run, record: Record, main: set[str]) -> Iterator[Entry]:
             "tuned": tuned,
             "labels": {"study": "against-full"},
         }
-
-
-def _facts(run: Run) -> Entry:
-    return {
-        "family": run.family,
-        "algorithm": run.algorithm,
-        "stage": run.stage,
-        "dataset": run.dataset,
-        "seed": run.seed,
-        "on_policy": run.on_policy,
-        "kl": run.kl,
-        "learning_rate": run.learning_rate,
-    }
 
 
 def _labels(run: Run, record: Record, study: str) -> dict[str, str]:
@@ -94,16 +82,3 @@ def _labels(run: Run, record: Record, study: str) -> dict[str, str]:
     if run.mask and run.mask_of:
         labels |= {"mask": run.mask, "mask_of": run.mask_of}
     return labels
-
-
-def _trajectory(run: Run, record: Record) -> Entry:
-    """The base, the checkpoints on the way, and the tuned model itself as the last one."""
-    steps = {name: int(name.rpartition("-")[2]) for name in record["checkpoints"]}
-    way = [
-        {"model": f"./models/{run.name}/{name}", "step": step}
-        for name, step in steps.items()
-        if step < run.steps
-    ]
-    start = {"model": f"./models/{run.base}", "step": 0}
-    end = {"model": f"./models/{run.name}", "step": run.steps}
-    return {"name": run.name, "checkpoints": [start, *way, end], **_facts(run)}

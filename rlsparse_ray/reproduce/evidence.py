@@ -59,12 +59,14 @@ class Evidence:
 
     def compared(self, varies: str) -> list[tuple[Variant, Row, Row]]:
         """The variants of a field and their main runs, where both learned."""
+        return [one for one in self.tried(varies) if one[1]["learned"] and one[2]["learned"]]
+
+    def tried(self, varies: str) -> list[tuple[Variant, Row, Row]]:
+        """The variants of a field and their main runs, whether they learned or not."""
         found = []
         for variant in self.study.variants:
             one, usual = self.result(variant.name), self.result(variant.reference)
-            if variant.varies != varies or one is None or usual is None:
-                continue
-            if one["learned"] and usual["learned"]:
+            if variant.varies == varies and one is not None and usual is not None:
                 found.append((variant, one, usual))
         return found
 

@@ -13,6 +13,7 @@ from rlsparse_ray.reproduce.claims.claim import Verdict
 from rlsparse_ray.reproduce.evidence import Row
 from rlsparse_ray.reproduce.phases import Outcome
 from rlsparse_ray.reproduce.pictures import draw_all
+from rlsparse_ray.reproduce.scale_file import packaged_scales
 
 _AFTER = {"1b": "sparsity", "3d": "overlap", "4c": "subnetwork", "6c": "dynamics", "7": "precision"}
 """After which claim a picture stands."""
@@ -49,6 +50,9 @@ def _head(outcome: Outcome, scale: str) -> Iterator[str]:
     yield ""
     yield _where(outcome)
     yield ""
+    if others := sorted(packaged_scales().keys() - {scale, "quick"}):
+        yield f"Not run for this page: {', '.join(f'`--scale {name}`' for name in others)}."
+        yield ""
     yield (
         "Models of this size say what happens on models of this size. A claim is judged by the "
         "threshold under it, which was set before the runs; a run whose reward rose by no more "

@@ -9,8 +9,8 @@ def flops(rows: int, columns: int, options: SpectraOptions, tuned: int = 1) -> f
 
     exact: a Gram matrix of each of base, tuned and update, eigenvalues of the update (4/3 s^3, s
     the shorter side) and eigenvectors of the others (9 s^3; Golub and Van Loan, 8.3). randomised:
-    two products with a block for each of `depth`, reorthogonalisation and a small SVD. The rates
-    differ: products run at the machine's speed, eigensolvers at a fraction of it
+    two products with a block for each of `depth`, reorthogonalisation and a small eigenproblem.
+    The rates differ: products run at the machine's speed, eigensolvers at a fraction of it
     (benchmarks/spectra.py).
     """
     short, long = sorted((rows, columns))
@@ -21,7 +21,7 @@ def flops(rows: int, columns: int, options: SpectraOptions, tuned: int = 1) -> f
         values, vectors = 4 / 3 * short**3, 9.0 * short**3
     else:
         basis = min((k + options.oversample) * options.depth, short)
-        gram = 4 * size * basis + 8.0 * short * basis**2 + 6.0 * long * basis**2
+        gram = 4 * size * basis + 10.0 * short * basis**2 + 9.0 * basis**3 + 2.0 * long * basis * k
         values = vectors = 0.0
     # vectors of the longer side; the rank-k matrix of a base in three readings
     base = gram + vectors + 2 * size * k * 5

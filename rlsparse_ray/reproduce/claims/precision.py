@@ -27,8 +27,8 @@ STORED = {
 
 
 def table(evidence: Evidence) -> list[tuple[str, str, list[Row]]]:
-    """(algorithm, what was compared, the runs that learned), of algorithms with fp32 runs."""
-    variants = evidence.compared("precision")
+    """(algorithm, what was compared, the runs), also of runs that learned nothing."""
+    variants = evidence.tried("precision")
     usual = {row["name"]: row for _, _, row in variants}.values()
     runs = groups([*(row for _, row, _ in variants), *usual], "algorithm", "precision")
     found = []
@@ -64,6 +64,7 @@ def _not_rounding(evidence: Evidence) -> Measured:
                 "algorithm": algorithm,
                 "weights": what,
                 "runs": len(some),
+                "that learned": sum(row["learned"] for row in some),
                 "sparsity, exact": percent(r["sparsity"] for r in some),
                 "sparsity, 1e-5": percent(r["sparsity_1e5"] for r in some),
                 "reward before": f"{mean(r['reward_before'] for r in some):.3f}",
