@@ -34,4 +34,4 @@ drill: install
 	$(BIN)/python -m tests.drill
 
 clean:
-	rm -rf .venv rlsparse-demo
+	rm -rf .venv rlsparse-demo rlsparse-reproduce
