@@ -27,8 +27,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from rlsparse_ray.compare.spectra import BaseMatrices, SpectraOptions, flops, spectra_batch
@@ -36,8 +34,7 @@ from rlsparse_ray.compare.spectra import BaseMatrices, SpectraOptions, flops, sp
 SHAPES = ((1024, 1024), (1024, 4096), (2048, 2048), (4096, 4096), (4096, 14336))
 EXPERTS = (32, 768, 2048)
 SIDE = 4096
-
-console = Console(width=100)
+ROW = "{:>14} {:<12} {:>9} {:>8} {:>8} {:>9} {:>9}"
 
 
 @dataclass(frozen=True)
@@ -127,13 +124,12 @@ def bench(device: str, shapes: list[tuple[int, int]], limit: float) -> None:
     """One table."""
     rates = {True: product_rate(device, torch.float64), False: product_rate(device, torch.float32)}
     name = "CPU" if device == "cpu" else torch.cuda.get_device_name(device)
-    console.print(
+    print(
         f"{name}, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}: products at "
         f"{rates[True] / 1e9:,.0f} Gflop/s in float64, {rates[False] / 1e9:,.0f} in float32"
     )
-    table = Table(title=f"one matrix, {name}")
-    for heading in ("matrix", "way", "seconds", "times plain", "Gflop", "of the limit", "NSS"):
-        table.add_column(heading, justify="left" if heading in ("matrix", "way") else "right")
+    # row by row: a run that is cut short has said what it measured
+    print(ROW.format("matrix", "way", "seconds", "x plain", "Gflop", "of limit", "NSS"))
     pace: dict[str, float] = {}
     for shape in shapes:
         base, tuned = weights(shape, device)
@@ -144,12 +140,12 @@ def bench(device: str, shapes: list[tuple[int, int]], limit: float) -> None:
             expected = pace.get(way.name, 0.0) * work
             # before the clock of `exact, next` starts, the whole is done once
             if expected * (3 if way.name == "exact, next" else 2) > limit:
-                console.print(f"{size}, {way.name}: left out, about {expected:,.0f} s a run")
+                print(f"{size}, {way.name}: left out, about {expected:,.0f} s a run")
                 continue
             seconds, nss = seconds_of(way.run(base, tuned), device)
             pace[way.name] = seconds / work
             reference = seconds if way.name == "plain" else reference
-            table.add_row(
+            row = (
                 size,
                 way.name,
                 f"{seconds:.2f}",
@@ -158,7 +154,7 @@ def bench(device: str, shapes: list[tuple[int, int]], limit: float) -> None:
                 f"{work / rates[way.double] / seconds:.0%}",
                 f"{nss:.2e}" if isinstance(nss, float) else "",
             )
-    console.print(table)
+            print(ROW.format(*row), flush=True)
 
 
 def bench_experts(device: str) -> None:
@@ -174,7 +170,7 @@ def bench_experts(device: str) -> None:
         device,
     )
     count, rows, columns = EXPERTS
-    console.print(
+    print(
         f"{count} experts of {rows} x {columns:,} on {device}: {together:.2f} s together, "
         f"{alone:.2f} s one by one"
     )

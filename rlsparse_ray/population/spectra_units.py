@@ -67,8 +67,7 @@ class Matrices:
 
     def flops(self, options: SpectraOptions) -> float:
         """Floating-point operations, about."""
-        each = flops(self.rows, self.columns, options)
-        return float(each) * self.count * len(self.tuned)
+        return self.count * flops(self.rows, self.columns, options, len(self.tuned))
 
     @property
     def together(self) -> int:

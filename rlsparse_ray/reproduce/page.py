@@ -62,7 +62,8 @@ def _head(outcome: Outcome, scale: str) -> Iterator[str]:
     )
     yield ""
     verdicts = [found.measured.verdict for found in outcome.findings]
-    yield ", ".join(f"{verdicts.count(v)} {v}" for v in Verdict if v in verdicts).capitalize() + "."
+    counts = "; ".join(f"{v}: {verdicts.count(v)}" for v in Verdict if v in verdicts)
+    yield f"{counts.capitalize()}."
     yield ""
     rows = [
         {

@@ -29,6 +29,7 @@ def spectra(
         ValueError: not two matrices of one shape and one floating-point dtype.
 
     Example:
+        >>> import torch
         >>> base = torch.eye(3)
         >>> found = spectra(base, base + torch.ones(3, 3), SpectraOptions(k=1))
         >>> found.rank, round(found.stable_rank, 6), round(found.update_top, 6)
