@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from xml.etree import ElementTree
 
+import psutil
 import pytest
 
 from rlsparse_ray.reproduce.claims import CLAIMS
@@ -32,7 +33,8 @@ def done(out):
 
 
 def kill_after(out, runs):
-    """Start, and kill -9 when so many runs are made."""
+    """Start, and kill -9 when so many runs are made; back when its workers have gone too, who may
+    still end what they were at."""
     process = subprocess.Popen(
         command(out), env=ray_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -41,8 +43,12 @@ def kill_after(out, runs):
             assert process.poll() is None, "it ended before it could be killed"
             time.sleep(0.02)
     finally:
+        started = psutil.Process(process.pid).children(recursive=True)
+        workers = [child for child in started if child.name() == "ray::train"]
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
+        _, alive = psutil.wait_procs(workers, timeout=60)
+        assert not alive
 
 
 def answer(out, *more):

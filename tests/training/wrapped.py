@@ -46,7 +46,9 @@ def train_wrapped(base: Path, out: Path) -> None:
     before = {name: whole(p) for name, p in trainer.model.named_parameters()}
     train_subnetwork(trainer, Subnetwork.from_masks(masks))
     trainer.train()
-    print("wrapped as", type(trainer.model_wrapped).__name__)
+    # in one piece: print() writes the newline by itself, and the other process comes between
+    sys.stdout.write(f"wrapped as {type(trainer.model_wrapped).__name__}\n")
+    sys.stdout.flush()
     after = {name: whole(p) for name, p in trainer.model.named_parameters()}
     assert_only_masked_changed(before, after, masks)
 
