@@ -346,5 +346,6 @@ def test_shell_blocks_of_the_guide():
     assert f"for role in {' '.join(sorted(roles, reverse=True))}; do" in GUIDE
     image = RAY_JOB["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0]
     assert f"docker push {image['image']}\n" in GUIDE
-    assert f"FROM rayproject/ray:{CONSTRAINTS['ray']}-" in GUIDE
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    assert f"ARG BASE=rayproject/ray:{CONSTRAINTS['ray']}-" in dockerfile
     assert re.search(r"^# +(pip install ray.*)$", TEXT, re.MULTILINE).group(1) in GUIDE
