@@ -9,6 +9,7 @@ from rlsparse_ray import console
 from rlsparse_ray.cli import (  # isort: skip - help lists the verbs in the order of the imports
     extraction,
     questions,
+    reporting,
     geometry,
     refreshing,
     upkeep,
@@ -26,6 +27,7 @@ __all__ = [
     "patching",
     "questions",
     "refreshing",
+    "reporting",
     "reproducing",
     "upkeep",
 ]

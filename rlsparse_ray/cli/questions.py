@@ -32,7 +32,7 @@ def query(
         return
     if not store:
         raise typer.BadParameter("say which store: --store PATH, or set RLSPARSE_STORE")
-    params = dict(_assignment(text) for text in param or [])
+    params = dict(assignment(text) for text in param or [])
     with sql.connect(store) as con:
         console.show(sql.run_query(con, name, params), Format.json if json else form)
 
@@ -149,7 +149,8 @@ def _listing() -> pa.Table:
     return pa.Table.from_pylist(rows)
 
 
-def _assignment(text: str) -> tuple[str, str]:
+def assignment(text: str) -> tuple[str, str]:
+    """The name and the value of `name=value`."""
     name, sign, value = text.partition("=")
     if not sign:
         raise typer.BadParameter(f"--param {text!r}: write name=value")

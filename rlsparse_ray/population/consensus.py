@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -120,6 +121,17 @@ def consensus(
     with store_errors(store_root):
         observed = _count(store, group, kept, progress)
     return Consensus(group, _table(observed, expected), undefined, kept)
+
+
+def histogram_of(store: Store, con: duckdb.DuckDBPyConnection, group: Group) -> pa.Table:
+    """The histogram of a group in an open session, as `Consensus.histogram` has it.
+
+    Raises:
+        StoreError: masks that should be there are not.
+    """
+    expected, _ = expected_of(con, group)
+    with store_errors(store.root):
+        return _table(_count(store, group, None, lambda nbytes: None), expected)
 
 
 def _threshold(keep: Keep, masks: int) -> int:

@@ -27,8 +27,10 @@ def test_file_runs_unchanged(shell, name):
         if parameter.default is None:
             shell.execute(f"SET VARIABLE {parameter.name} = '{given[parameter.name]}'")
     rows = shell.sql(FILES[name].text).to_arrow_table()
-    # the store has no trajectory, and no run that says its reward
+    # the store has no trajectory, no run that says its reward, no three runs of one base, and
+    # nothing failed in its last refresh
     empty = ("trajectory", "trajectory_summary", "temporal_locality", "run_results", "masked_runs")
+    empty += ("consensus_groups", "failed_pairs")
     assert bool(rows.num_rows) == (name in sql.queries() and name not in empty)
 
 

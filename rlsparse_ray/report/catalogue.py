@@ -1,0 +1,34 @@
+"""Every figure there is, in the order of the page."""
+
+import difflib
+
+from rlsparse_ray.errors import QueryError
+from rlsparse_ray.report.consensus_figure import CONSENSUS
+from rlsparse_ray.report.figure import Figure
+from rlsparse_ray.report.geometry_figures import GEOMETRY
+from rlsparse_ray.report.overlap_figures import OVERLAP
+from rlsparse_ray.report.run_figures import WITHIN_RUNS
+from rlsparse_ray.report.sparsity_figures import SPARSITY
+
+FIGURES: tuple[Figure, ...] = (*OVERLAP, *CONSENSUS, *SPARSITY, *WITHIN_RUNS, *GEOMETRY)
+
+SECTIONS: dict[str, tuple[Figure, ...]] = {
+    "Is it more than chance?": (*OVERLAP, *CONSENSUS),
+    "How sparse": SPARSITY,
+    "Where, how far and when": WITHIN_RUNS,
+    "Geometry of the updates": GEOMETRY,
+}
+
+
+def figure_named(name: str) -> Figure:
+    """The figure of a name.
+
+    Raises:
+        QueryError: there is none; the message has the nearest name, or all of them.
+    """
+    found = {f.name: f for f in FIGURES}
+    if name in found:
+        return found[name]
+    near = difflib.get_close_matches(name, found, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(found)}"
+    raise QueryError(f"no figure named {name!r}; {hint}")

@@ -1,0 +1,83 @@
+"""What a figure is: a question, the query that answers it, and how the answer is drawn."""
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+Spec = dict[str, Any]
+Choice = Mapping[str, str]
+"""By the name of a switch, the option that is chosen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """A choice between a few ways to draw the same rows.
+
+    `options` are labels by name, the first one being what is drawn unless told otherwise. `idle`
+    names options of other switches under which this one changes nothing.
+    """
+
+    name: str
+    label: str
+    options: Mapping[str, str]
+    idle: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """A choice between the values of a column: only rows that have the chosen one are drawn."""
+
+    column: str
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One figure of the page.
+
+    Attributes:
+        name: what `rlsparse plot` calls it.
+        title: what it shows, in a few words.
+        caption: how to read it, and what it does not say.
+        query: the query of `queries/` behind it; its parameters are the defaults.
+        columns: those of the answer that are drawn or downloaded.
+        draw: the Vega-Lite specification for the rows and a choice of switches, without its data.
+        summary: one sentence that says what there is to see, for those who do not see it.
+        fills: the command that makes its rows, if there are none, or why there are none.
+        shape: makes the columns of the answer of the query.
+        count: if the query only says what to count, the function that counts it in the store.
+        height: the largest height in pixels on a page; higher ones scroll.
+    """
+
+    name: str
+    title: str
+    caption: str
+    query: str
+    columns: tuple[str, ...]
+    draw: Callable[[pa.Table, Choice], Spec]
+    summary: Callable[[pa.Table], str]
+    fills: str
+    switches: tuple[Switch, ...] = ()
+    filters: tuple[Filter, ...] = ()
+    shape: Callable[[pa.Table], pa.Table] = lambda answer: answer
+    count: Callable[[pa.Table, duckdb.DuckDBPyConnection, str], pa.Table] | None = None
+    height: int = 720
+
+    def default(self) -> dict[str, str]:
+        """The first option of every switch."""
+        return {s.name: next(iter(s.options)) for s in self.switches}
+
+    def choices(self) -> Iterator[dict[str, str]]:
+        """Every combination of options, the default first."""
+        names = [s.name for s in self.switches]
+        for options in itertools.product(*(s.options for s in self.switches)):
+            yield dict(zip(names, options, strict=True))
+
+
+def values_of(rows: pa.Table, column: str) -> list[Any]:
+    """The values of a column in the order in which they first come, null left out."""
+    return list(dict.fromkeys(v for v in rows[column].to_pylist() if v is not None))

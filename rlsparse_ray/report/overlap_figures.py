@@ -1,0 +1,380 @@
+"""Figures of what runs have in common, and of what remains of it when chance is taken out."""
+
+from statistics import fmean, geometric_mean
+from typing import Any
+
+import pyarrow as pa
+
+from rlsparse_ray.report import marks
+from rlsparse_ray.report.figure import Choice, Figure, Spec, Switch, values_of
+
+BASELINES = {
+    "magnitude": "magnitude: bf16 rounding",
+    "margins": "margins: busy rows, columns",
+    "tensor": "tensor: busy tensors",
+    "uniform": "uniform: densities only",
+}
+"""What chance is told, the strongest first."""
+
+_FILLS = "rlsparse overlap --store {store}"
+_COLUMNS = (
+    *("name_a", "name_b", "differs", "changed_a", "changed_b", "shared", "o1", "o2"),
+    *(f"lift_{b}" for b in BASELINES),
+    *(f"excess_share_{b}" for b in BASELINES),
+)
+
+
+def _named(answer: pa.Table) -> pa.Table:
+    """Names that several runs have give way to ids, as two lines of a matrix may not be one."""
+    ids: dict[str, set[str]] = {}
+    for side in ("a", "b"):
+        names, pairs = answer[f"name_{side}"].to_pylist(), answer[f"pair_{side}"].to_pylist()
+        for name, pair in zip(names, pairs, strict=True):
+            ids.setdefault(name, set()).add(pair)
+    for side in ("a", "b"):
+        rows = zip(
+            answer[f"name_{side}"].to_pylist(), answer[f"pair_{side}"].to_pylist(), strict=True
+        )
+        labels = pa.array([n if len(ids[n]) == 1 else p for n, p in rows], pa.string())
+        place = answer.schema.get_field_index(f"name_{side}")
+        answer = answer.set_column(place, f"name_{side}", labels)
+    return answer
+
+
+def _comparable(rows: pa.Table) -> list[dict[str, Any]]:
+    """Pairs of runs with every baseline, as the query `headline` counts them, so that the lines
+    of a picture are of the same ones; all pairs of runs if none has."""
+    return [
+        r for r in rows.to_pylist() if r["excess_share_magnitude"] is not None
+    ] or rows.to_pylist()
+
+
+def _rounding(rows: pa.Table, _: Choice) -> Spec:
+    order = [f"lift_{b}" for b in reversed(BASELINES)]
+    labels = {f"lift_{b}": text for b, text in BASELINES.items()}
+    y = marks.nominal(
+        "baseline",
+        order,
+        title=None,
+        axis={"labelExpr": marks.lines(marks.lookup("datum.value", labels), ": ")},
+    )
+    # 30 bins a decade: more of them are not told apart on the page
+    binned = [
+        {"calculate": "pow(10, round(30 * log(datum.lift) / LN10) / 30)", "as": "bin"},
+        {"aggregate": [{"op": "count", "as": "pairs"}], "groupby": ["baseline", "bin"]},
+    ]
+    middle = [
+        {"calculate": "log(datum.lift)", "as": "log"},
+        {"aggregate": [{"op": "mean", "field": "log", "as": "log"}], "groupby": ["baseline"]},
+        {"calculate": "exp(datum.log)", "as": "lift"},
+    ]
+    title = "lift: shared changes / shared changes expected by chance"
+    lifts = [r[column] for r in _comparable(rows) for column in order if r[column]]
+    dots: Spec = {
+        "transform": binned,
+        "mark": {"type": "circle", "style": "muted", "opacity": 0.55},
+        "encoding": {
+            "x": marks.ratio("bin", title, lifts),
+            "size": {
+                "field": "pairs",
+                "type": "quantitative",
+                "scale": {"range": [18, 420], "zero": True},
+                "legend": None,
+            },
+            "tooltip": [
+                marks.tip("pairs", "pairs of runs", ","),
+                marks.tip("bin", "lift near", ".3~g"),
+            ],
+        },
+    }
+    tick: Spec = {
+        "transform": middle,
+        "mark": {"type": "tick", "style": "accent", "thickness": 3, "size": 30},
+        "encoding": {"x": marks.ratio("lift", title, lifts)},
+    }
+    words: Spec = {
+        "transform": [*middle, {"calculate": "format(datum.lift, '.3~g') + '×'", "as": "text"}],
+        "mark": {"type": "text", "style": "label", "dy": -23, "fontWeight": "bold"},
+        "encoding": {
+            "x": marks.ratio("lift", title, lifts),
+            "text": {"field": "text", "type": "nominal"},
+        },
+    }
+    some = rows["excess_share_magnitude"].null_count < rows.num_rows
+    fold = [
+        *([marks.valid("excess_share_magnitude")] if some else []),
+        {"fold": order, "as": ["baseline", "lift"]},
+        {"filter": "datum.lift > 0"},
+    ]
+    drawn: Spec = {"transform": fold, "encoding": {"y": y}, "layer": [dots, tick, words]}
+    return marks.layers(marks.line_at(1), drawn, height=300)
+
+
+def _mean_lift(rows: list[dict[str, Any]], baseline: str) -> float | None:
+    lifts = [r[f"lift_{baseline}"] for r in rows if r[f"lift_{baseline}"]]
+    return geometric_mean(lifts) if lifts else None
+
+
+def _say_rounding(rows: pa.Table) -> str:
+    kept = _comparable(rows)
+    uniform, magnitude = (_mean_lift(kept, b) for b in ("uniform", "magnitude"))
+    if uniform is None or magnitude is None:
+        return f"{rows.num_rows:,} pairs of runs; no two of them have the same base."
+    return (
+        f"{len(kept):,} pairs of runs share {uniform:.3g} times what chance gives if it knows only "
+        f"the densities, and {magnitude:.3g} times what it gives if it knows bf16 rounding too."
+    )
+
+
+def _order(rows: pa.Table) -> list[str]:
+    """Runs with a common base beside one another, which are those with a magnitude baseline."""
+    names = {*rows["name_a"].to_pylist(), *rows["name_b"].to_pylist()}
+    first = {name: name for name in names}
+    for row in rows.to_pylist():
+        if row["lift_magnitude"] is not None:
+            a, b = row["name_a"], row["name_b"]
+            first[a], first[b] = min(first[a], b), min(first[b], a)
+    return sorted(names, key=lambda name: (first[name], name))
+
+
+_WORDS = 12
+"""Runs up to which each cell of the matrix has its number in it."""
+
+_SHOWN = {
+    "lift": "lift over chance",
+    "excess_share": "way from chance to complete",
+    "o1": "share in common (o1)",
+}
+
+
+def _matrix_colour(show: str) -> Spec:
+    if show == "lift":
+        ticks = "pow(2, datum.value) < 1 ? '1/' + format(pow(2, -datum.value), '.0f') : "
+        ticks += "format(pow(2, datum.value), '.0f') + '×'"
+        return {
+            "scale": {
+                "domain": [-4, 0, 4],
+                "clamp": True,
+                "range": "diverging",
+                "type": "linear",
+                "interpolate": "lab",
+            },
+            "legend": {"title": "lift", "labelExpr": ticks, "values": [-4, -2, 0, 2, 4]},
+        }
+    if show == "excess_share":
+        return {
+            "scale": {
+                "domain": [-1, 0, 1],
+                "clamp": True,
+                "range": "diverging",
+                "type": "linear",
+                "interpolate": "lab",
+            },
+            "legend": {"title": "0 % chance, 100 % complete", "format": marks.PERCENT},
+        }
+    return {
+        "scale": {"domain": [0, 1], "range": "ramp", "type": "linear"},
+        "legend": {"title": "of the row's changes", "format": marks.PERCENT},
+    }
+
+
+def _matrix(rows: pa.Table, choice: Choice) -> Spec:
+    show, baseline = choice["show"], choice["baseline"]
+    order = _order(rows)
+    few = len(order) <= 60
+    value = "datum.row_is_a ? datum.o1 : datum.o2" if show == "o1" else f"datum.{show}_{baseline}"
+    shown = f"log({value}) / LN2" if show == "lift" else value
+    colour = _matrix_colour(show)
+    legend = {**colour["legend"], "gradientLength": 180, "gradientThickness": 10}
+    axis = {"title": None, "labels": few, "ticks": False, "domain": False, "grid": False}
+    form = ".4~g" if show == "lift" else marks.EXACT_PERCENT
+    brief = ".3~g" if show == "lift" else marks.PERCENT
+    place: Spec = {
+        "y": marks.nominal("row", order, axis=axis, scale={"domain": order}),
+        "x": marks.nominal(
+            "column", order, axis={**axis, "labelAngle": -90}, scale={"domain": order}
+        ),
+    }
+    cells: Spec = {
+        "mark": {"type": "rect"},
+        "encoding": {
+            "color": {
+                "field": "colour",
+                "type": "quantitative",
+                "scale": colour["scale"],
+                "legend": legend,
+            },
+            "tooltip": [
+                marks.tip("row", "run"),
+                marks.tip("column", "and"),
+                marks.tip("value", _SHOWN[show], form),
+                marks.tip("lift_uniform", "lift over uniform", ".4~g"),
+                marks.tip("lift_magnitude", "lift over magnitude", ".4~g"),
+                marks.tip("differs", "differs in"),
+            ],
+        },
+    }
+    # where the colours of both modes begin to ask for the other ink
+    dark = f"abs(datum.colour) > {2.2 if show == 'lift' else 0.55}"
+    words: list[Spec] = [
+        {
+            "transform": [{"filter": condition}],
+            "mark": {"type": "text", "style": style, "fontSize": 10},
+            "encoding": {"text": {"field": "value", "type": "quantitative", "format": brief}},
+        }
+        for style, condition in (("number", f"!({dark})"), ("number-on-dark", dark))
+    ]
+    return marks.layers(
+        cells,
+        *(words if len(order) <= _WORDS else []),
+        transform=[
+            {"calculate": "[true, false]", "as": "row_is_a"},
+            {"flatten": ["row_is_a"]},
+            {"calculate": "datum.row_is_a ? datum.name_a : datum.name_b", "as": "row"},
+            {"calculate": "datum.row_is_a ? datum.name_b : datum.name_a", "as": "column"},
+            {"calculate": value, "as": "value"},
+            {"filter": "isValid(datum.value)"},
+            {"calculate": shown, "as": "colour"},
+        ],
+        encoding=place,
+        height=min(640, marks.rows_of(len(order), 30)),
+    )
+
+
+def _say_matrix(rows: pa.Table) -> str:
+    return f"A matrix of {len(_order(rows))} runs by themselves. {_say_rounding(rows)}"
+
+
+def _relations(rows: pa.Table, _: Choice) -> Spec:
+    knows = {
+        "excess_share_uniform": "densities only",
+        "excess_share_magnitude": "bf16 rounding too",
+    }
+    relations = sorted(values_of(rows, "relation"), key=lambda text: (text.count(","), text))
+    y: Spec = marks.nominal(
+        "relation", relations, title=None, axis={"labelExpr": marks.lines("datum.value", ", ")}
+    )
+    x = marks.share("x", "way from chance (0\u00a0%) to complete overlap (100\u00a0%)", zero=True)
+    x["scale"] = {"domain": [-1, 1], "clamp": True}
+    colour: Spec = {
+        **marks.nominal("knows", list(knows.values())),
+        "legend": {"title": "chance knows"},
+        "scale": {"domain": list(knows.values())},
+    }
+    offset = marks.nominal("knows", list(knows.values()))
+    binned = [
+        {"calculate": "round(100 * datum.share) / 100", "as": "x"},
+        {"aggregate": [{"op": "count", "as": "pairs"}], "groupby": ["relation", "knows", "x"]},
+    ]
+    mean: dict[str, Any] = {
+        "aggregate": [
+            {"op": "mean", "field": "share", "as": "x"},
+            {"op": "count", "as": "pairs"},
+        ],
+        "groupby": ["relation", "knows"],
+    }
+    tips = [marks.tip("knows", "chance knows"), marks.tip("pairs", "pairs of runs", ",")]
+    dots: Spec = {
+        "transform": binned,
+        "mark": {"type": "circle", "opacity": 0.45},
+        "encoding": {
+            "x": x,
+            "size": {
+                "field": "pairs",
+                "type": "quantitative",
+                "legend": None,
+                "scale": {"range": [16, 260]},
+            },
+            "tooltip": [*tips, marks.tip("x", "share", ".0%")],
+        },
+    }
+    ticks: Spec = {
+        "transform": [mean],
+        "mark": {"type": "tick", "thickness": 3, "size": 20},
+        "encoding": {"x": x, "tooltip": [*tips, marks.tip("x", "mean", ".1%")]},
+    }
+    fold = [
+        {"fold": list(knows), "as": ["knows", "share"]},
+        marks.valid("share"),
+        {"calculate": marks.lookup("datum.knows", knows), "as": "knows"},
+    ]
+    drawn: Spec = {
+        "transform": fold,
+        "encoding": {"y": y, "yOffset": offset, "color": colour},
+        "layer": [dots, ticks],
+    }
+    return marks.layers(marks.line_at(0), drawn, height=marks.rows_of(len(relations), 54))
+
+
+def _say_relations(rows: pa.Table) -> str:
+    shares: dict[str, list[float]] = {}
+    for row in rows.to_pylist():
+        if row["excess_share_magnitude"] is not None:
+            shares.setdefault(row["relation"], []).append(row["excess_share_magnitude"])
+    if not shares:
+        return f"{rows.num_rows:,} pairs of runs; no two of them have the same base."
+    means = sorted(((fmean(found), relation) for relation, found in shares.items()), reverse=True)
+    said = "; ".join(f"{relation}: {mean:.0%}" for mean, relation in means)
+    return f"Mean way from chance that knows bf16 rounding to complete overlap: {said}."
+
+
+def _related(answer: pa.Table) -> pa.Table:
+    texts = {"": "no label differs"}
+    found = [texts.get(d, f"another {d}") for d in answer["differs"].to_pylist()]
+    return _named(answer).append_column("relation", pa.array(found, pa.string()))
+
+
+OVERLAP = (
+    Figure(
+        name="rounding",
+        title="What remains of the overlap when rounding is taken out",
+        caption=(
+            "Each dot is a group of pairs of runs with nearly the same lift, as large as there are "
+            "pairs; the bar is the geometric mean. From top to bottom, chance is told more. Small "
+            "weights have small steps in bf16, so they change in every run: what stands at 1× in "
+            "the last line is explained by that alone."
+        ),
+        query="overlap_excess",
+        columns=_COLUMNS,
+        shape=_named,
+        draw=_rounding,
+        summary=_say_rounding,
+        fills=_FILLS,
+    ),
+    Figure(
+        name="overlap-matrix",
+        title="Overlap of every two runs",
+        caption=(
+            "Rows and columns are runs. A lift of 1× is what chance gives; orange is more, blue is "
+            "less. Blank: no tensor in common, or a baseline that is not defined, as magnitude is "
+            "not for two bases. The fifth baseline, shift, is counted from the masks: "
+            "rlsparse query overlap_lifts -p shift=yes."
+        ),
+        query="overlap_excess",
+        columns=_COLUMNS,
+        shape=_named,
+        draw=_matrix,
+        summary=_say_matrix,
+        fills=_FILLS,
+        switches=(
+            Switch("baseline", "Chance knows", BASELINES, idle=("o1",)),
+            Switch("show", "Show", _SHOWN),
+        ),
+    ),
+    Figure(
+        name="relations",
+        title="Do runs that share more overlap more?",
+        caption=(
+            "Every pair of runs, by the labels in which the two differ. The scale does not depend "
+            "on the densities: 0 % is what chance gives, 100 % means that the smaller mask lies in "
+            "the larger. The bar is the mean; it counts every pair of runs once. What lies below "
+            "-100 % is drawn there."
+        ),
+        query="overlap_excess",
+        columns=("relation", "name_a", "name_b", "excess_share_uniform", "excess_share_magnitude"),
+        shape=_related,
+        draw=_relations,
+        summary=_say_relations,
+        fills=_FILLS,
+    ),
+)

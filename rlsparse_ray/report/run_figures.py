@@ -1,0 +1,189 @@
+"""Figures of where in a run the changes are: by layer, size of step and checkpoint."""
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rlsparse_ray.report import marks
+from rlsparse_ray.report.figure import Choice, Figure, Filter, Spec, values_of
+
+_EXTRACT = "rlsparse extract CORPUS.yaml --store {store}"
+
+
+def _layers(rows: pa.Table, _: Choice) -> Spec:
+    deepest = max((v for v in rows["layer"].to_pylist() if v is not None), default=0)
+    modules = values_of(rows, "module")
+    order = ["outside", *range(deepest + 1)]
+    return marks.layers(
+        {
+            "mark": {"type": "rect"},
+            "encoding": {
+                "x": marks.nominal(
+                    "module",
+                    sorted(modules),
+                    title=None,
+                    axis={"labelAngle": -50, "domain": False, "ticks": False, "labelLimit": 150},
+                ),
+                "y": marks.nominal("place", order, title="layer"),
+                "color": {
+                    "field": "density",
+                    "type": "quantitative",
+                    "scale": {"domainMin": 0, "range": "ramp"},
+                    "legend": {
+                        "title": "density (changed / all)",
+                        "format": ".3~p",
+                        "gradientLength": 180,
+                        "gradientThickness": 10,
+                    },
+                },
+                "tooltip": [
+                    marks.tip("place", "layer"),
+                    marks.tip("module", "module"),
+                    marks.tip("density", "density", ".3%"),
+                    marks.tip("numel", "weights", ","),
+                ],
+            },
+        },
+        transform=[{"calculate": "isValid(datum.layer) ? datum.layer : 'outside'", "as": "place"}],
+        height=marks.rows_of(len(order), 14),
+    )
+
+
+def _bucket(low: int | None, high: int | None) -> str:
+    if low is None or high is None:
+        return "NaN, Inf"
+    sign = "−" if high < 0 else "+"
+    small, large = sorted((abs(low), abs(high)))
+    if large >= 2**40:
+        return f"{sign}{small:,} …"
+    return f"{sign}{small:,}" if small == large else f"{sign}{small:,}–{large:,}"
+
+
+def _labelled_steps(answer: pa.Table) -> pa.Table:
+    """Buckets as words, without that of the weights that stayed."""
+    moved = answer.filter(pc.is_valid(answer["share_of_changed"]))
+    rows = moved.to_pylist()
+    counts: dict[str, set[str]] = {}
+    for r in rows:
+        counts.setdefault(r["name"], set()).add(r["pair_id"])
+    runs = [r["name"] if len(counts[r["name"]]) == 1 else r["pair_id"] for r in rows]
+    labels = [_bucket(r["ulp_low"], r["ulp_high"]) for r in rows]
+    return moved.append_column("steps", pa.array(labels, pa.string())).append_column(
+        "run", pa.array(runs, pa.string())
+    )
+
+
+def _steps(rows: pa.Table, _: Choice) -> Spec:
+    known = {(r["ulp_low"], r["steps"]) for r in rows.to_pylist()}
+    order = [label for low, label in sorted(known, key=lambda k: (k[0] is None, k[0] or 0))]
+    return marks.layers(
+        {
+            "mark": {"type": "bar", "style": "accent"},
+            "encoding": {
+                "x": marks.nominal(
+                    "steps",
+                    order,
+                    title="signed step, in ULPs of the comparison dtype",
+                    axis={"labelAngle": -50, "grid": False},
+                ),
+                "y": marks.share("share_of_changed", "share of the changed weights", zero=True),
+                "tooltip": [
+                    marks.tip("steps", "ULPs"),
+                    marks.tip("share_of_changed", "share", marks.EXACT_PERCENT),
+                    marks.tip("numel", "weights", ","),
+                ],
+            },
+        },
+        height=260,
+    )
+
+
+def _trajectory(rows: pa.Table, _: Choice) -> Spec:
+    names = {
+        "sparsity_from_start": "against the start",
+        "sparsity_consecutive": "against the checkpoint before",
+        "never_touched_share": "never touched so far",
+    }
+    return marks.layers(
+        {
+            "mark": {"type": "line", "point": {"size": 36}, "strokeWidth": 2},
+            "encoding": {
+                "x": {"field": "step", "type": "quantitative", "title": "optimizer step"},
+                "y": marks.share("share", "share of unchanged weights"),
+                "color": {
+                    **marks.nominal("what", list(names.values())),
+                    "scale": {"domain": list(names.values())},
+                    "legend": {"title": None, "columns": 1, "labelLimit": 260},
+                },
+                "tooltip": [
+                    marks.tip("step", "step"),
+                    marks.tip("what", "unchanged"),
+                    marks.tip("share", "share", marks.EXACT_PERCENT),
+                ],
+            },
+        },
+        transform=[
+            {"fold": list(names), "as": ["what", "share"]},
+            marks.valid("share"),
+            {"calculate": marks.lookup("datum.what", names), "as": "what"},
+        ],
+        height=300,
+    )
+
+
+WITHIN_RUNS = (
+    Figure(
+        name="layers",
+        title="Where the changes are: layer by module",
+        caption=(
+            "Density, which is 1 - sparsity, of every module in every layer of one run. The "
+            "colours begin at 0 and end at the densest cell of the run chosen."
+        ),
+        query="layer_by_module",
+        columns=("run", "layer", "module", "numel", "density"),
+        draw=_layers,
+        summary=lambda rows: (
+            f"Heat maps of {len(values_of(rows, 'run'))} runs, "
+            f"{len(values_of(rows, 'module'))} modules wide."
+        ),
+        fills=_EXTRACT,
+        filters=(Filter("run", "Run"),),
+    ),
+    Figure(
+        name="steps",
+        title="How far a changed weight moves",
+        caption=(
+            "Steps from one representable number to the next (ULPs) of the dtype in which both "
+            "sides were compared. Weights that did not change are left out."
+        ),
+        query="step_sizes",
+        columns=("run", "steps", "ulp_low", "ulp_high", "numel", "share_of_changed"),
+        shape=_labelled_steps,
+        draw=_steps,
+        summary=lambda rows: f"Histograms of {len(values_of(rows, 'run'))} pairs.",
+        fills=_EXTRACT,
+        filters=(Filter("run", "Pair"),),
+    ),
+    Figure(
+        name="trajectories",
+        title="Sparsity from checkpoint to checkpoint",
+        caption=(
+            "Sparsity against the start falls while that of each interval may stay: never compare "
+            "the two. Where the first line lies above the third, weights changed and came back."
+        ),
+        query="trajectory",
+        columns=(
+            "trajectory",
+            "step",
+            "numel",
+            "sparsity_from_start",
+            "sparsity_consecutive",
+            "never_touched_share",
+            "touched_and_back_share",
+            "kept_share",
+        ),
+        draw=_trajectory,
+        summary=lambda rows: f"{len(values_of(rows, 'trajectory'))} trajectories.",
+        fills="no trajectory here: list checkpoints under `trajectories:` and extract again",
+        filters=(Filter("trajectory", "Trajectory"),),
+    ),
+)

@@ -1,0 +1,102 @@
+"""Figures for papers: every one, in every format, and what is said of wrong names."""
+
+import json
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from rlsparse_ray import sql
+from rlsparse_ray.errors import QueryError, RlsparseError
+from rlsparse_ray.population.consensus import consensus
+from rlsparse_ray.report import FIGURES, write_plot
+from rlsparse_ray.report.answers import Answers
+from rlsparse_ray.report.catalogue import figure_named
+from rlsparse_ray.report.plot import WIDTH, complete
+
+STARTS = {".pdf": b"%PDF-", ".svg": b"<svg", ".png": b"\x89PNG"}
+
+
+@pytest.mark.parametrize("name", [f.name for f in FIGURES])
+def test_every_figure_is_drawn(full_store, tmp_path, name):
+    path = tmp_path / f"{name}.svg"
+    write_plot(full_store, name, path)
+    tree = ET.fromstring(path.read_bytes())
+    assert float(tree.attrib["width"]) > WIDTH
+    texts = {e.text for e in tree.iter("{http://www.w3.org/2000/svg}text") if e.text}
+    assert len(texts) > 3 and not {"undefined", "NaN", "null"} & texts
+
+
+@pytest.mark.parametrize("suffix", STARTS)
+def test_every_format(full_store, tmp_path, suffix):
+    path = tmp_path / "new" / f"figure{suffix}"
+    write_plot(full_store, "tolerances", path)
+    assert path.read_bytes().startswith(STARTS[suffix])
+
+
+def test_every_choice_is_drawn_differently(full_store):
+    with sql.connect(full_store) as con:
+        answers = Answers(con, str(full_store))
+        for figure in FIGURES:
+            rows = answers.rows(figure)
+            drawn = {json.dumps(figure.draw(rows, c)) for c in figure.choices()}
+            idle = sum("o1" in c.values() for c in figure.choices())
+            assert len(drawn) == len(list(figure.choices())) - max(0, idle - 1), figure.name
+
+
+def test_a_choice_and_a_filter(full_store):
+    figure = figure_named("layers")
+    with sql.connect(full_store) as con:
+        rows = Answers(con, str(full_store)).rows(figure)
+    spec = complete(figure, rows, {"run": "other"}, "s")
+    assert {row["run"] for row in spec["data"]["values"]} == {"other"}
+    figure = figure_named("overlap-matrix")
+    with sql.connect(full_store) as con:
+        rows = Answers(con, str(full_store)).rows(figure)
+    assert "datum.excess_share_margins" in json.dumps(
+        complete(figure, rows, {"show": "excess_share", "baseline": "margins"}, "s")
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "choices", "says"),
+    [
+        ("overlap-matrx", {}, "did you mean 'overlap-matrix'"),
+        ("zzz", {}, "there are: rounding, overlap-matrix"),
+        ("layers", {"run": "nobody"}, "no run 'nobody'; there are: "),
+        ("layers", {"colour": "red"}, "no choice 'colour'; it has: run"),
+        ("overlap-matrix", {"baseline": "none"}, "there are: magnitude, margins, tensor, uniform"),
+    ],
+)
+def test_wrong_names(full_store, tmp_path, name, choices, says):
+    with pytest.raises(QueryError, match=says):
+        write_plot(full_store, name, tmp_path / "x.svg", choices)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_format(full_store, tmp_path):
+    with pytest.raises(RlsparseError, match=r"\.pdf, \.svg, \.png, not '\.gif'"):
+        write_plot(full_store, "sparsity", tmp_path / "x.gif")
+
+
+def test_nothing_to_draw_says_what_makes_it(example, tmp_path):
+    with pytest.raises(QueryError, match="no data yet: rlsparse overlap --store"):
+        write_plot(example.store, "rounding", tmp_path / "x.pdf")
+
+
+def test_the_consensus_is_that_of_the_verb(full_store, monkeypatch):
+    with sql.connect(full_store) as con:
+        answers = Answers(con, str(full_store))
+        rows = answers.rows(figure_named("consensus")).to_pylist()
+        groups = answers("consensus_groups").to_pylist()
+        monkeypatch.setattr("rlsparse_ray.report.consensus_figure._BITS", groups[0]["bits"])
+        few = answers.rows(figure_named("consensus"))
+    for group in groups:
+        ids = ", ".join(f"'{i}'" for i in group["members"])
+        found = consensus(full_store, f"pair_id IN ({ids})").histogram.to_pylist()
+        mine = [r for r in rows if r["group"] == group["name"]]
+        assert [r["parameters"] for r in mine] == [r["parameters"] for r in found]
+        numel = sum(r["parameters"] for r in found)
+        for got, want in zip(mine, found, strict=True):
+            assert got["share_magnitude"] == pytest.approx(want["expected_magnitude"] / numel)
+            assert got["share_uniform"] == pytest.approx(want["expected_uniform"] / numel)
+    assert len(groups) > 1 and set(few["group"].to_pylist()) == {groups[0]["name"]}
