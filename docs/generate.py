@@ -4,8 +4,8 @@
     .venv/bin/python docs/generate.py --check    # name what would change; exit code 1 if anything
 
 docs/tables.md comes from the Arrow schemas and the comments of queries/setup.sql, docs/queries.md
-from the headers of the query files, and the tables of keys in docs/corpus.md from the models that
-check a corpus file.
+from the headers of the query files, docs/commands.md from the command line, and the tables of keys
+in docs/corpus.md from the models that check a corpus file.
 """
 
 import re
@@ -16,7 +16,7 @@ from pathlib import Path
 DOCS = Path(__file__).resolve().parent
 sys.path.insert(0, str(DOCS))
 
-from reference import corpus_keys, queries, tables  # noqa: E402 (after the path is set)
+from reference import commands, corpus_keys, queries, tables  # noqa: E402 (after the path is set)
 
 _KEYS = re.compile(
     r"(?<=<!-- keys: )(?P<model>\w+)(?P<end> -->\n).*?(?=<!-- end of keys -->)", re.S
@@ -32,6 +32,7 @@ def corpus_page() -> str:
 PAGES: dict[str, Callable[[], str]] = {
     "tables.md": tables.page,
     "queries.md": queries.page,
+    "commands.md": commands.page,
     "corpus.md": corpus_page,
 }
 

@@ -536,7 +536,8 @@ CREATE OR REPLACE TEMP MACRO pair_id_of(name_or_id) AS (
     SELECT CASE
         WHEN name_or_id IS NULL THEN NULL
         WHEN count(*) = 0
-            THEN error('no pair named ' || name_or_id || '; FROM pairs lists them')
+            THEN error('no pair named ' || name_or_id || '; FROM pairs lists them, the nearest is '
+                || (SELECT arg_max(name, jaro_winkler_similarity(name, name_or_id)) FROM pairs))
         WHEN count(*) > 1
             THEN error('pair name ' || name_or_id || ' is ambiguous: ids '
                 || string_agg(pair_id, ', ' ORDER BY pair_id))

@@ -7,7 +7,8 @@
 -- that were trained apart. It is unknown where nothing could be sampled: adapters, and weights
 -- stored with scales. relative_distance is ||tuned - base|| / ||base|| over every compared matrix
 -- outside the norms: below 0.1 for usual fine-tuning, about 1.4 for unrelated models. An earlier
--- checkpoint of the right base is not found in this way.
+-- checkpoint of the right base is not found in this way. No row: every pair was sampled, and all
+-- look like pairs.
 WITH distances AS (
     SELECT
         pair_id,

@@ -3,9 +3,10 @@
 import json
 import math
 import os
+import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Literal
@@ -31,7 +32,9 @@ from rlsparse_ray.store import write_parquet
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
-for _console in (out, err):
+notes = Console(stderr=True, highlight=False)
+"""For what is no part of an answer and no problem: progress, and what to do next."""
+for _console in (out, err, notes):
     if not _console.is_terminal:
         # a pipe has no width: a line a row, whatever its length
         _console.width = 10_000
@@ -49,6 +52,35 @@ class Format(StrEnum):
     json = "json"
     csv = "csv"
     parquet = "parquet"
+
+
+def suggest(*commands: Sequence[str]) -> None:
+    """Name the commands that people mostly want next, word by word, to people: on a terminal."""
+    if notes.is_terminal:
+        lines = ["next:", *(f"  {shlex.join(words)}" for words in commands)]
+        notes.print(escape("\n".join(lines)), soft_wrap=True)
+
+
+def count(number: int, thing: str) -> str:
+    """A number of things.
+
+    >>> count(1, "pair"), count(2000, "pair")
+    ('1 pair', '2,000 pairs')
+    """
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """Time in units that people read.
+
+    >>> duration(0.25), duration(42), duration(3725)
+    ('0.2 s', '42 s', '1:02:05')
+    """
+    return (
+        f"{seconds:.{1 if seconds < 10 else 0}f} s"
+        if seconds < 60
+        else str(timedelta(seconds=round(seconds)))
+    )
 
 
 def show(answer: pa.Table, form: Format, title: str | None = None) -> None:
@@ -185,7 +217,7 @@ def with_progress(
 
     On a terminal a bar shows them; elsewhere, as in the log of a job, a line comes now and then.
     """
-    if not err.is_terminal:
+    if not notes.is_terminal:
         return work(_Lines(what, total, shown).advance)
     with _byte_progress(what) if shown is size else _share_progress(what) as bar:
         task = bar.add_task(what, total=total)
@@ -199,7 +231,7 @@ def _byte_progress(what: str) -> Progress:
         DownloadColumn(binary_units=True),
         TransferSpeedColumn(),
         TimeRemainingColumn(),
-        console=err,
+        console=notes,
     )
 
 
@@ -209,7 +241,7 @@ def _share_progress(what: str) -> Progress:
         BarColumn(),
         TaskProgressColumn(),
         TimeRemainingColumn(),
-        console=err,
+        console=notes,
     )
 
 
@@ -230,7 +262,7 @@ class _Lines:
             self.start = now, self.done
         elif now - self.said >= self.apart:
             self.said = now
-            err.print(self._line(now - self.start[0], self.done - self.start[1]))
+            notes.print(self._line(now - self.start[0], self.done - self.start[1]))
 
     def _line(self, seconds: float, nbytes: int) -> str:
         share = self.done / self.total if self.total else 1.0

@@ -34,12 +34,14 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A file of `queries/`: its header says what it answers and what it can be told."""
+    """A file of `queries/`: its header says what it answers, what it can be told, and in `notes`
+    what to know of the answer."""
 
     name: str
     path: Path
     summary: str
     parameters: tuple[Parameter, ...]
+    notes: tuple[str, ...]
     text: str
 
 
@@ -108,7 +110,9 @@ def parse_query(path: Path) -> Query:
     blocks = [block.splitlines() for block in "\n".join(header).split("\n\n")]
     matches = [_PARAMETER.fullmatch(line) for line in (blocks[1] if len(blocks) > 1 else [])]
     parameters = tuple(Parameter(**m.groupdict()) for m in matches if m) if all(matches) else ()
-    return Query(path.stem, path, " ".join(blocks[0]), parameters, text)
+    notes = blocks[2 if parameters else 1 :]
+    words = tuple(" ".join(block) for block in notes)
+    return Query(path.stem, path, " ".join(blocks[0]), parameters, words, text)
 
 
 def run_query(

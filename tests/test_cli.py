@@ -13,6 +13,7 @@ import typer
 
 from rlsparse_ray import __version__, sql
 from rlsparse_ray.cli import app
+from rlsparse_ray.console import count
 from rlsparse_ray.store import Store
 from tests.builders import extract_slices, id_of, plan_of, rows_of
 
@@ -196,7 +197,7 @@ def findings(rlsparse, store):
     as_json = rlsparse("verify", "--store", store, "--json")
     assert as_json.code == 1
     rows = read_json(as_json)
-    assert answer.out.splitlines()[-1].endswith(f"of 3 pairs: {len(rows)} problems")
+    assert answer.out.splitlines()[-1].endswith(f"of 3 pairs: {count(len(rows), 'problem')}")
     assert all(row["pair_id"] in answer.out for row in rows)
     return rows
 

@@ -167,7 +167,7 @@ def test_command(rlsparse, extracted):
     assert rlsparse("verify", "--store", store).code == 0
     answer = rlsparse("verify", "--store", store, "--deep", "--sample", ALL)
     assert answer.code == 1
-    assert "1 problems" in answer.out
+    assert "1 problem" in answer.out
 
 
 def test_command_says_what_was_not_checked(rlsparse, extracted):

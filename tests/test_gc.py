@@ -202,7 +202,7 @@ def test_command(example, tmp_path, rlsparse):
     assert young.out.splitlines()[-1] == "0 files removed, 0 B; 1 too young, 1 unknown: left"
     dry = rlsparse("gc", "--store", store, "--older-than", 0, "--dry-run")
     assert dry.code == 0
-    assert dry.out.splitlines()[-1] == "1 files would go, 1.0 KiB; 0 too young, 1 unknown: left"
+    assert dry.out.splitlines()[-1] == "1 file would go, 1.0 KiB; 0 too young, 1 unknown: left"
     assert (store / "staging/overlaps/x").exists()
     done = rlsparse("gc", "--store", store, "--older-than", 0, "--json")
     assert '"path": "staging/overlaps/x",' in done.out and '"what": "removed"' in done.out

@@ -43,21 +43,10 @@ def _section(query: Query) -> str:
     if query.parameters:
         head = ("parameter", "default", "meaning")
         parts.append(table(head, map(_row, query.parameters)).rstrip())
-    parts += [escaped(note) for note in _notes(query)]
+    parts += [escaped(note) for note in query.notes]
     return "\n\n".join(parts) + "\n"
 
 
 def _row(parameter: Parameter) -> tuple[str, str, str]:
     default = "must be given" if parameter.default is None else f"`{parameter.default}`"
     return f"`{parameter.name}`", default, escaped(parameter.help)
-
-
-def _notes(query: Query) -> list[str]:
-    """The blocks of a header after the summary and the parameters."""
-    lines = []
-    for line in query.text.splitlines():
-        if not line.startswith("--"):
-            break
-        lines.append(line.removeprefix("--").strip())
-    blocks = "\n".join(lines).split("\n\n")
-    return [" ".join(block.split()) for block in blocks[1 + bool(query.parameters) :]]

@@ -17,6 +17,12 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Which weights did RL change, in every model pair, and is that more than chance?",
+    epilog=(
+        "Exit codes: 0 done; 1 done, but a pair or a run failed or a check found something; 2 not "
+        "done: wrong input, no such store, no access; 3 nothing is wrong, but not all could be "
+        "checked; 130 interrupted. NO_COLOR=1 takes out colours, RLSPARSE_STORE is the store of "
+        "every verb."
+    ),
 )
 
 CorpusFile = Annotated[
@@ -34,7 +40,7 @@ StorePath = Annotated[
     ),
 ]
 OutputFormat = Annotated[Format, typer.Option("--format", help="How to print the answer.")]
-Json = Annotated[bool, typer.Option("--json", help="Short for --format json.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Address = Annotated[str | None, typer.Option(help="Ray cluster to run on; none: this machine.")]
 GpuFraction = Annotated[
@@ -56,8 +62,17 @@ def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
+    quiet: Annotated[
+        bool,
+        typer.Option(
+            "--quiet",
+            "-q",
+            envvar="RLSPARSE_QUIET",
+            help="No progress and no hints: answers, problems and errors alone.",
+        ),
+    ] = False,
 ) -> None:
-    pass
+    console.notes.quiet = quiet
 
 
 def show_rows(rows: Sequence[Mapping[str, Any]], schema: pa.Schema, json: bool) -> None:

@@ -50,9 +50,12 @@ def plan(corpus: CorpusFile, json: Json = False) -> None:
     console.show(pa.Table.from_pylist(rows), Format.json if json else Format.table)
     if not json:
         console.out.print(
-            f"\n{len(made.pairs)} pairs, {len(made.slices)} slices, "
+            f"\n{console.count(len(made.pairs), 'pair')}, "
+            f"{console.count(len(made.slices), 'slice')}, "
             f"{console.size(made.nbytes)} to read (a base once for all its tuned models)"
         )
+        if made.slices:
+            console.suggest(["rlsparse", "extract", str(corpus), "--store", "./store"])
     print_problems(made.failed)
     raise typer.Exit(1 if made.failed else 0)
 
@@ -100,6 +103,12 @@ def extract(
         parts = [f"{len(names)} {what}" for what, names in done.items() if names]
         read = f"{console.size(outcome.nbytes)} read"
         console.out.print(f"{', '.join(parts)}; {read}; store: {escape(store)}")
+        if outcome.ok:
+            console.suggest(
+                ["rlsparse", "query", "sparsity_by_pair", "--store", store],
+                ["rlsparse", "overlap", "--store", store],
+                ["rlsparse", "report", "--store", store],
+            )
     print_problems(outcome.failed, outcome.doubts)
     raise typer.Exit(0 if outcome.ok else 1)
 
@@ -112,14 +121,24 @@ def demo(
     folder: Annotated[Path, typer.Option(help="Where models and store go.")] = Path(
         "rlsparse-demo"
     ),
+    json: Json = False,
 ) -> None:
     """The whole way on real weights: trains models with RL, extracts their masks, asks questions.
 
-    Trained models are kept, so a second run takes seconds. Example: `rlsparse demo --fast`
-    """
-    from rlsparse_ray.demo.run import run_demo
+    It ends with a report, FOLDER/report.html. Trained models are kept, so a second run takes
+    seconds.
 
-    run_demo(folder, smollm=not fast)
+    Example: `rlsparse demo --fast`
+    """
+    from rlsparse_ray.demo.run import make_demo, print_demo
+
+    made = make_demo(folder, smollm=not fast)
+    if json:
+        places = {"corpus": made.corpus, "store": made.store, "report": made.report}
+        row = {name: str(path) for name, path in places.items()} | {"seconds": made.seconds}
+        console.show(pa.Table.from_pylist([row]), Format.json)
+    else:
+        print_demo(made)
 
 
 @app.command(rich_help_panel="From models to a store")
@@ -139,8 +158,9 @@ def discover(corpus: CorpusFile, json: Json = False) -> None:
     found = ask(rules)
     print(as_json(found) if json else as_yaml(found), end="\n" if json else "")
     console.err.print(
-        f"{len(rules.discover)} rules: {len(found.found)} pairs to add, "
-        f"{len(found.left_out)} models left out"
+        f"{console.count(len(rules.discover), 'rule')}: "
+        f"{console.count(len(found.found), 'pair')} to add, "
+        f"{console.count(len(found.left_out), 'model')} left out"
     )
     for reason, models in found.reasons.items():
         console.err.print(f"{models:>6,} {escape(reason)}")

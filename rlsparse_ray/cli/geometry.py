@@ -108,8 +108,11 @@ def spectra(
     else:
         console.out.print(
             f"{outcome.matrices} matrices measured, {summary['told']} tensors without one or "
-            f"unchanged, {made.known} tensors known before\n"
-            f"  rlsparse query rank_by_pair --store {escape(store)}"
+            f"unchanged, {made.known} tensors known before"
+        )
+        console.suggest(
+            ["rlsparse", "query", "rank_by_pair", "--store", store],
+            ["rlsparse", "report", "--store", store],
         )
     print_problems(outcome.failed)
     raise typer.Exit(1 if outcome.failed else 0)
@@ -133,6 +136,7 @@ def mask(
     where: Where = "true",
     device: Device = "auto",
     address: Address = None,
+    json: Json = False,
 ) -> None:
     """Make a mask of base weights, the principal or the small ones, and keep it to train with.
 
@@ -153,6 +157,11 @@ def mask(
         made.nbytes,
         lambda advance: keep_mask(made, store, resources=used, address=address, progress=advance),
     )
+    if json:
+        row = {"name": name, "rule": made.mask.rule, "base": made.mask.base_source, "kept": kept}
+        row |= {"tensors": made.tensors, "numel": made.numel, "left_out": made.left_out}
+        console.show(pa.Table.from_pylist([row]), Format.json)
+        return
     left = (
         f"; {made.left_out} tensors are no matrices of floats: not in it" if made.left_out else ""
     )

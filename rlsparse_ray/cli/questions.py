@@ -11,10 +11,19 @@ from rlsparse_ray.cli.app import Address, Json, OutputFormat, StorePath, app
 from rlsparse_ray.console import Format
 
 
+def _names() -> list[str]:
+    from rlsparse_ray import sql
+
+    return list(sql.queries())
+
+
 @app.command(rich_help_panel="Questions")
 def query(
     store: StorePath = "",
-    name: Annotated[str | None, typer.Argument(help="Name of the query; none: list them.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(help="Name of the query; none: list them.", autocompletion=_names),
+    ] = None,
     param: Annotated[
         list[str] | None, typer.Option("--param", "-p", help="name=value, may be repeated.")
     ] = None,
@@ -34,7 +43,10 @@ def query(
         raise typer.BadParameter("say which store: --store PATH, or set RLSPARSE_STORE")
     params = dict(assignment(text) for text in param or [])
     with sql.connect(store) as con:
-        console.show(sql.run_query(con, name, params), Format.json if json else form)
+        answer = sql.run_query(con, name, params)
+    console.show(answer, Format.json if json else form)
+    if not answer.num_rows and form is Format.table and not json:
+        console.notes.print(escape("\n".join(sql.queries()[name].notes)), soft_wrap=True)
 
 
 @app.command(name="sql", rich_help_panel="Questions")
@@ -94,6 +106,7 @@ def overlap(
     ] = 1.0,
     device: Annotated[str, typer.Option(help="cpu or cuda; auto: cpu.")] = "auto",
     address: Address = None,
+    json: Json = False,
 ) -> None:
     """Count what every two masks of a store share, against chance, and keep it in the store.
 
@@ -103,33 +116,36 @@ def overlap(
     Example: `rlsparse overlap --store ./store`
     """
     from rlsparse_ray import sql
-    from rlsparse_ray.cluster import Resources, overlaps
-    from rlsparse_ray.population.overlap_plan import plan_overlaps
-    from rlsparse_ray.storage.lease import hold
+    from rlsparse_ray.cluster import Resources, count_overlaps
 
-    used = Resources(device)
-    # two passes at once would write one file of overlaps over the other's
-    with hold(store, "overlap") as lease:
-        try:
-            made = plan_overlaps(store, criterion, sample)
-        except ValueError as error:
-            raise typer.BadParameter(str(error)) from error
-        console.with_progress(
-            "overlap",
-            made.nbytes,
-            lambda advance: overlaps(
-                made, store, resources=used, address=address, progress=lease.guard(advance)
-            ),
+    try:
+        made = count_overlaps(
+            store,
+            criterion,
+            sample,
+            bar=console.with_progress,
+            resources=Resources(device),
+            address=address,
         )
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    if json:
+        row = {"criterion": made.criterion, "masks": len(made.pairs), "counted": len(made.wanted)}
+        row |= {"known": made.known, "incomparable": len(made.incomparable)}
+        console.show(pa.Table.from_pylist([row]), Format.json)
+        return
     console.out.print(escape(made.summary()))
     with sql.connect(store) as con:
         answer = sql.run_query(con, "population_overlap", {"criterion": made.criterion})
     console.show(answer.slice(0, 10), Format.table)
     if answer.num_rows:
         console.out.print(
-            f"\n{min(10, answer.num_rows)} of {answer.num_rows} rows; all of them, and tensor by "
-            f"tensor:\n  rlsparse query population_overlap --store {escape(store)}\n"
-            f'  rlsparse sql "FROM pair_overlaps" --store {escape(store)}',
+            f"\n{min(10, answer.num_rows)} of {console.count(answer.num_rows, 'row')}"
+        )
+        console.suggest(
+            ["rlsparse", "query", "population_overlap", "--store", store],
+            ["rlsparse", "sql", "FROM pair_overlaps", "--store", store],
+            ["rlsparse", "report", "--store", store],
         )
 
 

@@ -87,7 +87,7 @@ def refresh(
             checks = "audits found all in order before, and nothing has changed"
         console.out.print(
             f"{', '.join(parts)}; {console.size(done.bytes_read)} read; "
-            f"{done.overlaps_counted} overlaps counted; {checks}; {done.seconds:.1f} s"
+            f"{done.overlaps_counted} overlaps counted; {checks}; {console.duration(done.seconds)}"
         )
     print_problems(done.failed, done.doubts)
     for finding in done.findings:
@@ -151,6 +151,6 @@ def gc(
     show_rows(rows, schema, json)
     if not json:
         console.out.print(
-            f"{len(found.removable)} files {verb}, {console.size(found.nbytes)}; "
+            f"{console.count(len(found.removable), 'file')} {verb}, {console.size(found.nbytes)}; "
             f"{len(found.young)} too young, {len(found.unknown)} unknown: left"
         )

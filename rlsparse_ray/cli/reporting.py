@@ -20,6 +20,7 @@ def report(
     out: Annotated[Path, typer.Option("--out", "-o", help="The HTML file to write.")] = Path(
         "report.html"
     ),
+    json: Json = False,
 ) -> None:
     """Write the results of a store as one HTML page that opens offline, figures and data inside.
 
@@ -28,13 +29,26 @@ def report(
     from rlsparse_ray.report import write_report
 
     size = write_report(store, out)
+    if json:
+        console.show(pa.Table.from_pylist([{"path": str(out), "bytes": size}]), Format.json)
+        return
     console.out.print(f"{escape(str(out))}: {console.size(size)}", soft_wrap=True)
+    console.suggest(["python", "-m", "webbrowser", out.resolve().as_uri()], ["rlsparse", "plot"])
+
+
+def _names() -> list[str]:
+    from rlsparse_ray.report import FIGURES
+
+    return [figure.name for figure in FIGURES]
 
 
 @app.command(rich_help_panel="Questions")
 def plot(
     store: StorePath = "",
-    name: Annotated[str | None, typer.Argument(help="Name of the figure; none: list them.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(help="Name of the figure; none: list them.", autocompletion=_names),
+    ] = None,
     *,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="The file: .pdf, .svg or .png.")
@@ -58,7 +72,10 @@ def plot(
         raise typer.BadParameter("say which store: --store PATH, or set RLSPARSE_STORE")
     path = out or Path(f"{name}.pdf")
     write_plot(store, name, path, dict(assignment(text) for text in param or []))
-    console.out.print(escape(str(path)), soft_wrap=True)
+    if json:
+        console.show(pa.Table.from_pylist([{"path": str(path)}]), Format.json)
+    else:
+        console.out.print(escape(str(path)), soft_wrap=True)
 
 
 def _listing() -> pa.Table:

@@ -93,7 +93,7 @@ def _run(
         Layout(out),
         resources=Resources(device, study.scale.gpu_fraction),
         address=address,
-        report=lambda line: console.err.print(escape(line)),
+        report=lambda line: console.notes.print(escape(line)),
     )
     if json:
         print(json_text.dumps(as_json(outcome), indent=2))
@@ -102,7 +102,7 @@ def _run(
         _show_idle([row["name"] for row in outcome.evidence.idle()])
     if page:
         write_page(outcome, name, page)
-        console.err.print(f"page: {escape(str(page))}")
+        console.notes.print(f"page: {escape(str(page))}", soft_wrap=True)
     print_problems(dict(outcome.failed))
     raise typer.Exit(1 if outcome.failed else 0)
 

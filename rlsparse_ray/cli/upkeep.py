@@ -40,9 +40,10 @@ def status(
     console.show(answer, Format.json if json else Format.table)
     if not json:
         total = console.size(sum(answer["bytes"].to_pylist()))
-        console.out.print(f"\n{answer.num_rows} pairs, {total}")
+        console.out.print(f"\n{console.count(answer.num_rows, 'pair')}, {total}")
         if unfinished:
-            console.out.print(f"{len(unfinished)} staged files: an extraction runs or was stopped")
+            files = console.count(len(unfinished), "staged file")
+            console.out.print(f"{files}: an extraction runs or was stopped")
 
 
 def _watch(store: "Store") -> None:
@@ -50,7 +51,7 @@ def _watch(store: "Store") -> None:
 
     found = standing(store)
     if found is None:
-        console.err.print("no extraction runs on this store")
+        console.notes.print("no extraction runs on this store")
         return
     console.with_progress("extract", found.nbytes, lambda advance: follow(store, advance))
 
@@ -82,7 +83,10 @@ def verify(
     known = Store.open(store)
     total = sum(known.files.list("").values())
     found = console.with_progress("verify", total, lambda advance: check(store, advance))
-    checked = f"{len(sql.audits())} audits and the files of {len(known.committed())} pairs"
+    checked = (
+        f"{len(sql.audits())} audits and the files of "
+        f"{console.count(len(known.committed()), 'pair')}"
+    )
     report = _deep(store, sample, seed) if deep and not found else DeepReport()
     damaged = found + report.damaged
     rows = [
@@ -92,9 +96,9 @@ def verify(
     schema = pa.schema([(n, pa.string()) for n in ("check", "pair_id", "problem")])
     show_rows(rows, schema, json)
     if not json:
-        verdict = f"{len(damaged)} problems" if damaged else "all is well"
+        verdict = console.count(len(damaged), "problem") if damaged else "all is well"
         if deep:
-            checked += f", {report.tensors} tensors in the models"
+            checked += f", {console.count(report.tensors, 'tensor')} in the models"
             verdict += f", {len(report.unchecked)} not checked" if report.unchecked else ""
         console.out.print(f"{checked}: {verdict}")
         if deep and found:

@@ -10,10 +10,61 @@ from rlsparse_ray.cluster.works import run_works
 from rlsparse_ray.placement import Resources
 from rlsparse_ray.population.overlap import overlap_unit
 from rlsparse_ray.population.overlap_commit import CommitUnit, commit_overlaps, commit_units
-from rlsparse_ray.population.overlap_plan import OverlapPlan, begin
+from rlsparse_ray.population.overlap_plan import OverlapPlan, begin, plan_overlaps
 from rlsparse_ray.population.overlap_units import Unit, unit_key
 from rlsparse_ray.storage.files import address_of, store_errors
+from rlsparse_ray.storage.lease import hold
 from rlsparse_ray.store import Store
+
+Bar = Callable[[str, int, Callable[[Progress], None]], None]
+"""Runs work of so many bytes under a title; `console.with_progress` is one."""
+
+
+def count_overlaps(
+    store_root: str,
+    criterion: str = "exact",
+    fraction: float = 1.0,
+    *,
+    bar: Bar,
+    resources: Resources | None = None,
+    address: str | None = None,
+    wait: float = 0.0,
+) -> OverlapPlan:
+    """Find the overlaps that the store lacks and count them, alone on the store.
+
+    Args:
+        store_root: the store.
+        criterion: the rule that says "changed".
+        fraction: of the blocks that are counted.
+        bar: shows how far it is.
+        resources: where it runs; none: on CPUs.
+        address: of a Ray cluster; none: this machine.
+        wait: seconds to wait while another one uses the store.
+
+    Returns:
+        What was done.
+
+    Raises:
+        LeaseError: another one uses the store.
+        StoreError: the store cannot be read or written; what is finished is kept.
+        ValueError: no such share of the blocks.
+        RlsparseError: as `overlaps`.
+    """
+    # two passes at once would write one file of overlaps over the other's
+    with hold(store_root, "overlap", wait=wait) as lease:
+        plan = plan_overlaps(store_root, criterion, fraction)
+        bar(
+            "overlap",
+            plan.nbytes,
+            lambda advance: overlaps(
+                plan,
+                store_root,
+                resources=resources,
+                address=address,
+                progress=lease.guard(advance),
+            ),
+        )
+    return plan
 
 
 def overlaps(

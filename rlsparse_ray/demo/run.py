@@ -1,18 +1,20 @@
 """The demo: train real models, extract their masks, ask the first questions."""
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from rlsparse_ray import console, sql
-from rlsparse_ray.cluster import extract
+from rlsparse_ray.cluster import count_overlaps, extract
 from rlsparse_ray.corpus import load_corpus
 from rlsparse_ray.demo.models import make_models, read_runs
 from rlsparse_ray.entries import TrajectoryPair
 from rlsparse_ray.errors import RlsparseError
 from rlsparse_ray.plan import make_plan
+from rlsparse_ray.report import write_report
 
 _SHOWN: tuple[tuple[str, dict[str, str], tuple[str, ...]], ...] = (
     ("sparsity_by_pair", {}, ("name", "algorithm", "numel", "changed", "density", "sparsity")),
@@ -63,34 +65,56 @@ _SHOWN: tuple[tuple[str, dict[str, str], tuple[str, ...]], ...] = (
 """Queries that the demo shows, their parameters, and the columns shown (none: all but ids)."""
 
 
-def run_demo(folder: Path, *, smollm: bool) -> None:
-    """Make what is missing under `folder`, extract it into `folder`/store and print answers.
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What the demo leaves behind, and how many seconds it took."""
+
+    corpus: Path
+    store: Path
+    report: Path
+    seconds: float
+
+
+def make_demo(folder: Path, *, smollm: bool) -> Made:
+    """Make what is missing under `folder`: models, the store, its overlaps, the report.
 
     Raises:
         RlsparseError: a training process failed, or a pair could not be extracted.
     """
     started = time.perf_counter()
-    corpus = _models(folder, smollm)
-    store = folder / "store"
+    corpus, store, page = _models(folder, smollm), folder / "store", folder / "report.html"
     plan = make_plan(load_corpus(corpus))
     outcome = console.with_progress(
         "extract", plan.nbytes, lambda advance: extract(plan, str(store), progress=advance)
     )
     if not outcome.ok:
         raise RlsparseError(f"pairs failed: {outcome.failed}")
-    _print_rewards(folder, {pair.entry.name for pair in plan.pairs})
-    steps = {pair.entry.name for pair in plan.pairs if isinstance(pair.entry, TrajectoryPair)}
-    with sql.connect(store) as con:
+    count_overlaps(str(store), bar=console.with_progress)
+    write_report(store, page)
+    return Made(corpus, store, page, time.perf_counter() - started)
+
+
+def print_demo(made: Made) -> None:
+    """Print what the runs learned, the answers of a few queries, and what to do next."""
+    entries = load_corpus(made.corpus).entries()
+    steps = {entry.name for entry in entries if isinstance(entry, TrajectoryPair)}
+    _print_rewards(made.corpus.parent, {entry.name for entry in entries})
+    with sql.connect(made.store) as con:
         for name, params, columns in _SHOWN:
             answer = _without(sql.run_query(con, name, params), steps)
             shown = columns or [c for c in answer.column_names if c != "pair_id"]
             console.print_table(
                 answer.select(list(shown)), f"{name}: {sql.queries()[name].summary}"
             )
-    seconds = time.perf_counter() - started
-    console.out.print(f"corpus: {corpus}\nstore:  {store}\n{seconds:.0f} s; next, ask it yourself:")
-    console.out.print(f"  rlsparse query --store {store}")
-    console.out.print(f'  rlsparse sql "FROM pairs" --store {store}')
+    seconds = console.duration(made.seconds)
+    console.out.print(
+        f"corpus: {made.corpus}\nstore:  {made.store}\nreport: {made.report}\nmade in {seconds}"
+    )
+    console.suggest(
+        ["python", "-m", "webbrowser", made.report.resolve().as_uri()],
+        ["rlsparse", "query", "--store", str(made.store)],
+        ["rlsparse", "sql", "FROM pairs", "--store", str(made.store)],
+    )
 
 
 def _without(answer: pa.Table, names: set[str]) -> pa.Table:
@@ -102,7 +126,7 @@ def _without(answer: pa.Table, names: set[str]) -> pa.Table:
 
 def _models(folder: Path, smollm: bool) -> Path:
     try:
-        return make_models(folder, smollm=smollm, report=console.err.print)
+        return make_models(folder, smollm=smollm, report=console.notes.print)
     except RuntimeError as error:
         raise RlsparseError(str(error)) from error
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rlsparse_ray import console
-from rlsparse_ray.cluster import Resources, extract, overlaps, ray_session
+from rlsparse_ray.cluster import Resources, count_overlaps, extract, ray_session
 from rlsparse_ray.cluster.spectra import measure_spectra
 from rlsparse_ray.cluster.works import run_works
 from rlsparse_ray.compare.spectra.options import SpectraOptions
@@ -20,7 +20,6 @@ from rlsparse_ray.corpus import load_corpus
 from rlsparse_ray.errors import RlsparseError
 from rlsparse_ray.experiments.runs import Run
 from rlsparse_ray.plan import make_plan
-from rlsparse_ray.population.overlap_plan import plan_overlaps
 from rlsparse_ray.population.spectra_plan import plan_spectra
 from rlsparse_ray.reproduce.bases import BaseWork, is_made, make_base, widen
 from rlsparse_ray.reproduce.claims import Finding, judge
@@ -158,15 +157,12 @@ class _Way:
         self.failed |= found.failed
 
     def count_overlaps(self) -> None:
-        with hold(self.layout.store, "overlap", wait=2 * lease_seconds()) as lease:
-            plan = plan_overlaps(self.layout.store, "exact")
-            console.with_progress(
-                "overlap",
-                plan.nbytes,
-                lambda advance: overlaps(
-                    plan, self.layout.store, address=self.address, progress=lease.guard(advance)
-                ),
-            )
+        count_overlaps(
+            self.layout.store,
+            bar=console.with_progress,
+            address=self.address,
+            wait=2 * lease_seconds(),
+        )
 
     def measure_ranks(self) -> None:
         with hold(self.layout.store, "spectra", wait=2 * lease_seconds()) as lease:

@@ -3,7 +3,7 @@
 Three ways, all in float64:
 
 gram: eigenvalues of A A^T on the shorter side. All measures together, with vectors and masks, take
-0.4 to 1.5 times as long as three SVDs without vectors in float32 (benchmarks/spectra.py). Squaring
+0.5 to 1.5 times as long as three SVDs without vectors in float32 (benchmarks/spectra.py). Squaring
 costs half the digits of small values: s^2 is known to `slack`, some 2^-52 s_1^2, and so s to
 slack / s; what is below sqrt(slack), 1e-7 s_1 or so, cannot be told from 0 and is set to it. An SVD
 in float32 is off by up to 1e-6 s_1 even in large values (576 x 1,536) and puts noise of 1.4e-6 s_1
