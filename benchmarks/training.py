@@ -10,9 +10,10 @@ masks of real runs are in clusters.
   state    what the optimizer holds between steps: moments, and the indices of a subnetwork
   peak     memory at its highest during the first steps, above weights and gradients: the process's
            VmHWM, or the allocator's peak on a GPU. It has the state and everything transient in it
-  limit    bytes that a step cannot but move, at the bandwidth of an in-place sum of two vectors
-           of 256 MiB, measured first (best of 5): of weights and gradients every cache line of 64
-           bytes (32 on a GPU) with an entry in it, of moments and indices every byte
+  limit    bytes that a step cannot but move, at the best bandwidth seen in this run: of a sum of
+           two vectors of 256 MiB in place (best of 5), or of a dense step. Of weights and gradients
+           every cache line of 64 bytes (32 on a GPU) with an entry in it, of moments and indices
+           every byte
 
 The dense ways are torch.optim.AdamW as a loop over tensors (the default on a CPU), foreach (the
 default on a GPU) and fused; the subnetwork has the loop's bits by default, and fused by option.
@@ -155,11 +156,10 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     weights = smollm2(args.layers, args.device)
-    rate = bandwidth(args.device)
     numel = sum(p.numel() for p in weights.values())
     console.print(
         f"{numel:,} fp32 parameters in {len(weights)} tensors on {args.device}, torch "
-        f"{torch.__version__}, {args.threads} threads; memory moves {rate / 1e9:.1f} GB/s"
+        f"{torch.__version__}, {args.threads} threads"
     )
     table = Table()
     for heading in ("weights", "way", "state MB", "peak MB", "step ms", "limit ms"):
@@ -178,9 +178,14 @@ def main() -> None:
         for fused in (False, True):
             ours = partial(SubnetworkAdamW, weights.items(), sub, fused=fused, **SETTINGS)
             cases.append((f"{density:.0%}", "fused" if fused else "loop", sub, ours))
-    for share, way, sub, make in cases:
-        state, peak, seconds = measure(make, args.device)
-        least = must_move(weights, sub, line) / rate
+    found = [(case, measure(case[3], args.device)) for case in cases]
+    moved = [must_move(weights, case[2], line) for case in cases]
+    dense = [n / took[2] for n, (case, took) in zip(moved, found, strict=True) if case[2] is None]
+    rate = max(bandwidth(args.device), *dense)
+    console.print(f"memory moves {rate / 1e9:.1f} GB/s")
+    for (case, (state, peak, seconds)), nbytes in zip(found, moved, strict=True):
+        share, way = case[:2]
+        least = nbytes / rate
         mega = (f"{state / 1e6:.0f}", f"{peak / 1e6:.0f}")
         table.add_row(share, way, *mega, f"{seconds * 1e3:.1f}", f"{least * 1e3:.1f}")
     console.print(table)
