@@ -4,6 +4,8 @@ import importlib.util
 import math
 import re
 import shlex
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -59,6 +61,15 @@ def generate():
     spec.loader.exec_module(module)
     sys.path[:] = path
     return module
+
+
+def test_the_site_builds_without_a_warning(tmp_path):
+    shutil.copytree(DOCS, tmp_path / "docs")
+    shutil.copy(ROOT / "mkdocs.yml", tmp_path)
+    command = Path(sys.executable).with_name("zensical")
+    subprocess.run([command, "build", "--strict"], cwd=tmp_path, check=True)
+    made = {path.stem for path in (tmp_path / "dist" / "site").glob("*.html")}
+    assert made >= {Path(name).stem for name in PAGES}
 
 
 def test_generated_pages_are_up_to_date(generate):
