@@ -2,6 +2,8 @@
 --
 -- Runs that keep exact masks, the smallest group first. bits is what a consensus reads: parameters
 -- times runs. `rlsparse consensus --where "..."` counts in how many of them each weight changed.
+--
+-- No row: no algorithm has three runs on one base.
 SELECT
     concat_ws(
         ' ', coalesce(any_value(family), 'unnamed'), algorithm,

@@ -6,6 +6,8 @@
 -- ||D||_F^2 of its update D, so that it is the share of the module's whole update. outside: what
 -- of it lies outside the first k singular directions of the base on both sides; by chance nearly
 -- all of it does, and outside_share_by_chance says how much.
+--
+-- No row: nothing was measured yet: `rlsparse spectra` does.
 SELECT
     p.name, s.module,
     count(*) AS matrices,

@@ -6,6 +6,8 @@
 -- too. leaked is what a subnetwork run changed outside the mask of the full run, and a complement
 -- run inside it: 0 if training touched only what it was told to; null for random masks, which are
 -- not kept. gain_share = (reward_after - reward_before) / (full's reward_after - reward_before).
+--
+-- No row: no run has these labels.
 WITH masked AS (
     FROM runs WHERE labels['mask'] IS NOT NULL AND labels['mask_of'] IS NOT NULL
 ),

@@ -8,6 +8,8 @@
 -- strongest baseline is magnitude, which knows bf16 rounding; its share is null unless all tensors
 -- that both compared have the same base. differs names what is not the same in the two runs:
 -- algorithm, dataset, seed. study is that of the labels where both runs have the same.
+--
+-- No row: nothing was counted yet: `rlsparse overlap` does.
 WITH totals AS (
     SELECT o.*, least(changed_a, changed_b) AS smaller
     FROM overlap_summary(counted(coalesce(getvariable('criterion'), 'exact'))) AS o

@@ -9,6 +9,8 @@
 -- base. What `rlsparse overlap` has counted is read from there, from a sample of blocks where
 -- smallest_sample_fraction is below 1. overlap_permutation says whether a difference between
 -- relations is more than chance.
+--
+-- No row: no two runs have a tensor in common.
 WITH related AS (
     SELECT
         CASE WHEN o.same_base THEN 'same' ELSE 'different' END AS base,

@@ -7,6 +7,8 @@
 -- parameters, weighted by parameters; sparsity_difference = measured - reported, null where the
 -- pair does not count the criterion. sparsity_exact stands beside it because tolerances differ from
 -- paper to paper.
+--
+-- No row: the corpus reports no figure (`reported_sparsity`).
 WITH figures AS (
     SELECT
         pair_id,

@@ -6,6 +6,8 @@
 -- Reads the view pair_overlaps and no mask. sample_fraction below 1: shared, changed_a, changed_b and
 -- numel are estimates from a sample of blocks, and standard_error is that of shared. lift = shared /
 -- expected; lift_magnitude covers the tensors with the same base, all of them if all_magnitude.
+--
+-- No row: nothing was counted yet: `rlsparse overlap` does.
 SELECT
     x.name AS name_a, y.name AS name_b,
     o.* EXCLUDE (pair_a, pair_b),

@@ -9,6 +9,8 @@
 -- the same lift. expected_magnitude knows how often weights of each binary exponent change: small
 -- weights have small rounding steps and change more often, whatever the update. Where lift_uniform
 -- is far from 1 and lift_magnitude is not, bf16 rounding explains the overlap.
+--
+-- No row: nothing was measured yet: `rlsparse spectra` does.
 SELECT
     p.name,
     o.kind AS mask, o.alpha,

@@ -8,6 +8,8 @@
 -- torch.linalg.matrix_rank takes for a float32 matrix, and so says little by itself: rounding alone
 -- gives nearly full rank. Read it beside the stable and the effective rank. `randomised` matrices
 -- have no rank and are in no mean of one. `no_row` were never asked for.
+--
+-- No row: nothing was measured yet: `rlsparse spectra` does.
 WITH wanted AS (
     SELECT p.*
     FROM selected_pairs(coalesce(getvariable('pair'), '*')) AS p

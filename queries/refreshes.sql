@@ -1,6 +1,8 @@
 -- What each refresh did, the last one first: pairs added, moved on, failed, and what audits found.
 --
 -- corpus = *: refreshes from this corpus file, as it was called; * for all
+--
+-- No row: `rlsparse refresh` never ran on this store.
 WITH settings AS (
     SELECT coalesce(getvariable('corpus'), '*') AS corpus
 )

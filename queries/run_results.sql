@@ -5,6 +5,8 @@
 -- Runs whose labels say reward_before and reward_after, which is what `rlsparse reproduce` writes.
 -- One row a run: sparsity under exact, abs:1e-5 and abs:1e-4, and of the norms alone under exact.
 -- Labels are texts; null where a run has none of that name.
+--
+-- No row: no run has these labels.
 WITH sums AS (
     SELECT
         c.pair_id,

@@ -7,6 +7,8 @@
 -- vectors of base and tuned, in degrees. Where the base has no gap behind its k-th singular value
 -- (median_gap near 0), the largest angle is that of a direction which the base does not define: read
 -- the mean. Means count every matrix alike.
+--
+-- No row: nothing was measured yet: `rlsparse spectra` does.
 SELECT
     p.name, s.module,
     s.rank_k,

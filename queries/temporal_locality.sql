@@ -8,6 +8,8 @@
 -- in both. temporal_locality = moved_again / moved. By chance it is the density of touched_before
 -- (uniform: nothing is known but how many there are; all intervals share the base weights, so
 -- bf16 rounding alone lifts it above that). lift = temporal_locality / density of touched_before.
+--
+-- No row: no trajectory has masks of three checkpoints.
 SELECT
     trajectory, step, numel, moved, touched_before, moved_again,
     moved_again / nullif(moved, 0) AS temporal_locality,

@@ -10,6 +10,8 @@
 -- touched_and_back, which an interval changed and which now equal the start; kept, which differ
 -- from the start. kept includes drifted, what no single interval changed beyond the tolerance; it
 -- is 0 under exact. These need masks of the criterion for every interval and are null without.
+--
+-- No row: no trajectory is in the store: list checkpoints under `trajectories:` of the corpus.
 WITH moves AS (
     SELECT
         t.trajectory, t.step_to, t.from_start, t.consecutive, t.span,

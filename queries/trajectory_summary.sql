@@ -8,6 +8,8 @@
 -- changed between any two neighbouring checkpoints. ever_touched_outside_final_share: those of them
 -- not in the mask of the last checkpoint against the first. updates_outside_final_share counts a
 -- parameter once for every interval that changed it. mean_temporal_locality: see temporal_locality.
+--
+-- No row: no trajectory in the store is complete.
 WITH sets AS (
     FROM trajectory_sets(
         coalesce(getvariable('trajectory'), '*'),

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from decimal import Decimal
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -169,6 +170,8 @@ def text(column: str, value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, datetime):
         return f"{value:%Y-%m-%d %H:%M}"
+    if isinstance(value, Decimal) and value == int(value):
+        value = int(value)  # the sum of integers in SQL
     if isinstance(value, int):
         return size(value) if "bytes" in column else f"{value:,}"
     if isinstance(value, float):
@@ -284,7 +287,8 @@ def _seconds_apart() -> float:
 
 
 def _is_number(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
+    types = pa.types
+    return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind))
 
 
 def _flat(answer: pa.Table) -> pa.Table:

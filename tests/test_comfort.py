@@ -144,3 +144,10 @@ def test_units():
     assert console.duration(59.4) == "59 s"
     assert console.duration(90_061) == "1 day, 1:01:01"
     assert console.count(0, "pair") == "0 pairs"
+
+
+def test_a_sum_in_sql_is_a_number_like_others(rlsparse, example):
+    # DuckDB adds integers up in 128 bits, which Arrow has as a decimal
+    text = "SELECT sum(numel * 1000000) AS weights, 0.5::DECIMAL(3, 1) AS half FROM pairs"
+    line = rlsparse("sql", text, "--store", example.store).out.splitlines()[-2]
+    assert re.fullmatch(r" \d{1,3}(,\d{3}){3,} +0\.5 *", line)

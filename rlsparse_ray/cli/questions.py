@@ -1,5 +1,6 @@
 """Verbs that ask a store something."""
 
+import re
 from typing import Annotated
 
 import pyarrow as pa
@@ -46,7 +47,9 @@ def query(
         answer = sql.run_query(con, name, params)
     console.show(answer, Format.json if json else form)
     if not answer.num_rows and form is Format.table and not json:
-        console.notes.print(escape("\n".join(sql.queries()[name].notes)), soft_wrap=True)
+        # what the header of the query says of an empty answer
+        for words in re.findall("No row.*", "\n".join(sql.queries()[name].notes)):
+            console.notes.print(escape(words), soft_wrap=True)
 
 
 @app.command(name="sql", rich_help_panel="Questions")
@@ -97,6 +100,13 @@ def consensus(
             console.out.print(escape(line))
 
 
+_OVERLAP = (
+    *("name_a", "name_b", "tensors", "numel", "o1", "o2"),
+    *("lift_uniform", "lift_tensor", "lift_margins", "lift_magnitude"),
+)
+"""Columns of population_overlap that are shown after a pass."""
+
+
 @app.command(rich_help_panel="Questions")
 def overlap(
     store: StorePath,
@@ -137,7 +147,7 @@ def overlap(
     console.out.print(escape(made.summary()))
     with sql.connect(store) as con:
         answer = sql.run_query(con, "population_overlap", {"criterion": made.criterion})
-    console.show(answer.slice(0, 10), Format.table)
+    console.print_table(answer.slice(0, 10).select(list(_OVERLAP)))
     if answer.num_rows:
         console.out.print(
             f"\n{min(10, answer.num_rows)} of {console.count(answer.num_rows, 'row')}"

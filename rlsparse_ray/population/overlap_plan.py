@@ -59,7 +59,8 @@ class OverlapPlan:
 
     def summary(self) -> str:
         """What was done, and what was left out and why."""
-        parts = [f"{len(self.wanted)} overlaps counted"]
+        one = len(self.wanted) == 1
+        parts = [f"{len(self.wanted)} overlap{'' if one else 's'} counted"]
         if self.known:
             parts.append(f"{self.known} already there")
         if self.incomparable:
