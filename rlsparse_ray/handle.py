@@ -5,6 +5,7 @@ with rlsparse_ray.open_store("s3://bucket/store") as store:
     store.sql("FROM overlap_total($a, $b)", a="grpo-seed0", b="grpo-seed1").df()
     store.query("sparsity_by_pair").pl()
     store.mask("grpo-seed0", "layers.3.mlp.up_proj.weight")
+    store.plot("overlap-matrix", show="o1")
 """
 
 import difflib
@@ -21,6 +22,8 @@ from rlsparse_ray.store import Store
 
 if TYPE_CHECKING:
     import torch
+
+    from rlsparse_ray.report import Chart
 
 _OVERVIEW = """
 SELECT name, family, algorithm, numel, 1 - changed / numel AS sparsity
@@ -98,6 +101,20 @@ class OpenStore:
             for _, numel, bits in found
         ]
         return torch.from_numpy(np.concatenate(blocks)).bool().reshape(found[0][0])
+
+    def plot(self, figure: str, **choices: str) -> "Chart":
+        """A figure of the report, which a notebook shows and whose `write` makes a file.
+
+        Args:
+            figure: its name; `rlsparse plot` lists them.
+            choices: by the name of a switch or filter, what to choose; else the first.
+
+        Raises:
+            QueryError: no such figure or choice, or there is nothing to draw yet.
+        """
+        from rlsparse_ray.report.plot import chart_of  # noqa: PLC0415 - numba, V8: only for figures
+
+        return chart_of(self.connection, self.place, figure, choices)
 
     def close(self) -> None:
         """End the session."""

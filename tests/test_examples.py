@@ -3,13 +3,11 @@
 import ast
 import json
 from pathlib import Path
+from xml.etree import ElementTree
 
-import matplotlib as mpl
 import pytest
 
 from tests.demo_store import make_demo
-
-mpl.use("agg")
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 NOTEBOOKS = sorted(EXAMPLES.glob("*.ipynb"))
@@ -25,12 +23,24 @@ def cells(path):
 
 
 def run(source, names):
-    """What a notebook does with a cell: run it, and show what its last line is worth."""
+    """What a notebook does with a cell: run it, and show what its last line is worth.
+
+    Returns:
+        The value and what is shown of it.
+    """
     body = ast.parse(source).body
     last = body.pop() if isinstance(body[-1], ast.Expr) else None
     exec(compile(ast.Module(body, []), "cell", "exec"), names)
     value = last and eval(compile(ast.Expression(last.value), "cell", "eval"), names)
-    return value._repr_html_() if hasattr(value, "_repr_html_") else None
+    if hasattr(value, "_repr_svg_"):
+        return value, value._repr_svg_()
+    return value, value._repr_html_()
+
+
+def words(shown):
+    """The texts of a picture."""
+    found = ElementTree.fromstring(shown[1]).iter("{http://www.w3.org/2000/svg}text")
+    return {line for text in found for line in text.itertext()}
 
 
 def test_there_are_notebooks():
@@ -43,18 +53,16 @@ def test_outputs_are_stripped(path):
 
 
 def test_first_look(demo, monkeypatch):
-    from matplotlib import pyplot as plt
-
     monkeypatch.setenv("RLSPARSE_STORE", str(demo / "store"))
-    monkeypatch.setattr(plt, "show", lambda: None)
     names = {}
     shown = [run("".join(c["source"]), names) for c in cells(NOTEBOOKS[0])]
-    assert all("tiny-a-sft-seed0" in table for table in shown[:2])
-    figures = [plt.figure(number).axes[0] for number in plt.get_fignums()]
-    plt.close("all")
-    kinds, lifts, mask, strata = figures
-    assert {t.get_text() for t in kinds.get_legend().get_texts()} == {"GRPO", "SFT", "DPO"}
-    # ten of the five runs of one base, and nothing that crosses bases or is a checkpoint
-    assert len(lifts.get_yticklabels()) == 10
-    assert (mask.images[0].get_array() == names["mask"][:256, :256].numpy()).all()
-    assert strata.lines[0].get_ydata().max() > 0
+    assert all("tiny-a-sft-seed0" in html for _, html in shown[:2])
+    kinds, rounding, matrix, mask, strata = shown[2:]
+    assert {"GRPO", "SFT", "DPO", "embedding", "attention"} <= words(kinds)
+    assert {"uniform", "magnitude"} <= words(rounding)
+    # the ten of the five runs of one base have a lift, and nothing crosses bases or is a checkpoint
+    assert sum(v is not None for v in matrix[0].rows["lift_magnitude"].to_pylist()) == 10
+    assert {"tiny-a-dpo-seed0", "tiny-b-grpo-seed0"} <= words(matrix)
+    changed = set(zip(*(mask[0].rows[c].to_pylist() for c in ("output", "input")), strict=True))
+    assert changed == {(i, j) for i in range(64) for j in range(64) if names["mask"][i, j]}
+    assert max(strata[0].rows["density"].to_pylist()) > 0 and "changed" in words(strata)

@@ -8,7 +8,8 @@ in the browser and `rlsparse plot` draws as PDF, SVG or PNG: the same numbers, b
 """
 
 from rlsparse_ray.report.catalogue import FIGURES
+from rlsparse_ray.report.drawing import Chart
 from rlsparse_ray.report.page import write_report
 from rlsparse_ray.report.plot import write_plot
 
-__all__ = ["FIGURES", "write_plot", "write_report"]
+__all__ = ["FIGURES", "Chart", "write_plot", "write_report"]

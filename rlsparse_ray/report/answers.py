@@ -1,10 +1,10 @@
-"""What a store answers to the figures: each query asked once however many figures rest on it."""
+"""What a store answers to the figures: asked and counted once however many figures rest on it."""
 
 import duckdb
 import pyarrow as pa
 
 from rlsparse_ray import sql
-from rlsparse_ray.report.figure import Figure
+from rlsparse_ray.report.figure import Count, Figure
 
 
 class Answers:
@@ -14,6 +14,7 @@ class Answers:
         self.store = store
         self._con = con
         self._known: dict[str, pa.Table] = {}
+        self._counted: dict[tuple[str, Count], pa.Table] = {}
 
     def __call__(self, query: str) -> pa.Table:
         """The answer of a query with its default parameters.
@@ -26,8 +27,11 @@ class Answers:
         return self._known[query]
 
     def rows(self, figure: Figure) -> pa.Table:
-        """What a figure draws: the answer, in its shape, or what is counted from masks for it."""
+        """What a figure draws: the answer, with what is counted from masks for it, in its shape."""
         answer = self(figure.query)
         if figure.count is not None:
-            answer = figure.count(answer, self._con, self.store)
+            key = (figure.query, figure.count)
+            if key not in self._counted:
+                self._counted[key] = figure.count(answer, self._con, self.store)
+            answer = self._counted[key]
         return figure.shape(answer).select(list(figure.columns))

@@ -7,13 +7,21 @@ from rlsparse_ray.report.consensus_figure import CONSENSUS
 from rlsparse_ray.report.figure import Figure
 from rlsparse_ray.report.geometry_figures import GEOMETRY
 from rlsparse_ray.report.overlap_figures import OVERLAP
+from rlsparse_ray.report.relation_figure import RELATIONS
 from rlsparse_ray.report.run_figures import WITHIN_RUNS
 from rlsparse_ray.report.sparsity_figures import SPARSITY
 
-FIGURES: tuple[Figure, ...] = (*OVERLAP, *CONSENSUS, *SPARSITY, *WITHIN_RUNS, *GEOMETRY)
+FIGURES: tuple[Figure, ...] = (
+    *OVERLAP,
+    *RELATIONS,
+    *CONSENSUS,
+    *SPARSITY,
+    *WITHIN_RUNS,
+    *GEOMETRY,
+)
 
 SECTIONS: dict[str, tuple[Figure, ...]] = {
-    "Is it more than chance?": (*OVERLAP, *CONSENSUS),
+    "Is it more than chance?": (*OVERLAP, *RELATIONS, *CONSENSUS),
     "How sparse": SPARSITY,
     "Where, how far and when": WITHIN_RUNS,
     "Geometry of the updates": GEOMETRY,

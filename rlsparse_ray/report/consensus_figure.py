@@ -85,7 +85,7 @@ def _draw(rows: pa.Table, _: Choice) -> Spec:
             "color": {
                 **marks.nominal("knows", list(knows.values())),
                 "scale": {"domain": list(knows.values())},
-                "legend": {"title": None},
+                "legend": {"title": None, "columns": 1, "labelLimit": 200},
             },
             "tooltip": [
                 marks.tip("knows", "expected"),

@@ -2,8 +2,8 @@
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import duckdb
 import pyarrow as pa
@@ -11,6 +11,8 @@ import pyarrow as pa
 Spec = dict[str, Any]
 Choice = Mapping[str, str]
 """By the name of a switch, the option that is chosen."""
+Count = Callable[[pa.Table, duckdb.DuckDBPyConnection, str], pa.Table]
+"""From the answer of a query, a session over a store and its place, to the rows of a figure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,13 +20,22 @@ class Switch:
     """A choice between a few ways to draw the same rows.
 
     `options` are labels by name, the first one being what is drawn unless told otherwise. `idle`
-    names options of other switches under which this one changes nothing.
+    names options of other switches under which this one changes nothing. `column` is the column
+    that an option draws, with {} for its name; those without any value are not offered.
     """
 
     name: str
     label: str
     options: Mapping[str, str]
     idle: tuple[str, ...] = ()
+    column: str = ""
+
+    def offered(self, rows: pa.Table) -> Self:
+        """With the options that these rows have a value for; with all if they have none."""
+        if not self.column:
+            return self
+        kept = {o: t for o, t in self.options.items() if values_of(rows, self.column.format(o))}
+        return replace(self, options=kept or self.options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +60,7 @@ class Figure:
         summary: one sentence that says what there is to see, for those who do not see it.
         fills: the command that makes its rows, if there are none, or why there are none.
         shape: makes the columns of the answer of the query.
-        count: if the query only says what to count, the function that counts it in the store.
+        count: adds to the answer of the query what has to be counted in the masks of the store.
         height: the largest height in pixels on a page; higher ones scroll.
     """
 
@@ -64,8 +75,12 @@ class Figure:
     switches: tuple[Switch, ...] = ()
     filters: tuple[Filter, ...] = ()
     shape: Callable[[pa.Table], pa.Table] = lambda answer: answer
-    count: Callable[[pa.Table, duckdb.DuckDBPyConnection, str], pa.Table] | None = None
+    count: Count | None = None
     height: int = 720
+
+    def offered(self, rows: pa.Table) -> Self:
+        """With the options that these rows have a value for."""
+        return replace(self, switches=tuple(s.offered(rows) for s in self.switches))
 
     def default(self) -> dict[str, str]:
         """The first option of every switch."""

@@ -37,6 +37,13 @@ def share(field: str, title: str, *, zero: bool = False, **more: Any) -> Spec:
     }
 
 
+def step() -> Spec:
+    """An axis of optimizer steps."""
+    # asked for 6 ticks, Vega makes 4 to 9
+    axis = {"tickCount": 6, "grid": False}
+    return {"field": "step", "type": "quantitative", "title": "optimizer step", "axis": axis}
+
+
 def ratio(field: str, title: str, lifts: Iterable[float], orient: str = "bottom") -> Spec:
     """An axis of lifts: 2 is as far from 1 as 1/2 is."""
     found = [1.0, *lifts]

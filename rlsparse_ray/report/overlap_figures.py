@@ -1,22 +1,24 @@
 """Figures of what runs have in common, and of what remains of it when chance is taken out."""
 
-from statistics import fmean, geometric_mean
+from statistics import geometric_mean
 from typing import Any
 
 import pyarrow as pa
 
 from rlsparse_ray.report import marks
-from rlsparse_ray.report.figure import Choice, Figure, Spec, Switch, values_of
+from rlsparse_ray.report.figure import Choice, Figure, Spec, Switch
+from rlsparse_ray.report.shift_column import with_shift
 
 BASELINES = {
     "magnitude": "magnitude: bf16 rounding",
     "margins": "margins: busy rows, columns",
+    "shift": "shift: one mask moved along",
     "tensor": "tensor: busy tensors",
     "uniform": "uniform: densities only",
 }
 """What chance is told, the strongest first."""
 
-_FILLS = "rlsparse overlap --store {store}"
+FILLS = "rlsparse overlap --store {store}"
 _COLUMNS = (
     *("name_a", "name_b", "differs", "changed_a", "changed_b", "shared", "o1", "o2"),
     *(f"lift_{b}" for b in BASELINES),
@@ -24,7 +26,7 @@ _COLUMNS = (
 )
 
 
-def _named(answer: pa.Table) -> pa.Table:
+def named_apart(answer: pa.Table) -> pa.Table:
     """Names that several runs have give way to ids, as two lines of a matrix may not be one."""
     ids: dict[str, set[str]] = {}
     for side in ("a", "b"):
@@ -50,8 +52,10 @@ def _comparable(rows: pa.Table) -> list[dict[str, Any]]:
 
 
 def _rounding(rows: pa.Table, _: Choice) -> Spec:
-    order = [f"lift_{b}" for b in reversed(BASELINES)]
-    labels = {f"lift_{b}": text for b, text in BASELINES.items()}
+    shifted = all(r["lift_shift"] is not None for r in _comparable(rows))
+    shown = [b for b in reversed(BASELINES) if b != "shift" or shifted]
+    labels = {f"lift_{b}": BASELINES[b] for b in shown}
+    order = list(labels)
     y = marks.nominal(
         "baseline",
         order,
@@ -245,85 +249,6 @@ def _say_matrix(rows: pa.Table) -> str:
     return f"A matrix of {len(_order(rows))} runs by themselves. {_say_rounding(rows)}"
 
 
-def _relations(rows: pa.Table, _: Choice) -> Spec:
-    knows = {
-        "excess_share_uniform": "densities only",
-        "excess_share_magnitude": "bf16 rounding too",
-    }
-    relations = sorted(values_of(rows, "relation"), key=lambda text: (text.count(","), text))
-    y: Spec = marks.nominal(
-        "relation", relations, title=None, axis={"labelExpr": marks.lines("datum.value", ", ")}
-    )
-    x = marks.share("x", "way from chance (0\u00a0%) to complete overlap (100\u00a0%)", zero=True)
-    x["scale"] = {"domain": [-1, 1], "clamp": True}
-    colour: Spec = {
-        **marks.nominal("knows", list(knows.values())),
-        "legend": {"title": "chance knows"},
-        "scale": {"domain": list(knows.values())},
-    }
-    offset = marks.nominal("knows", list(knows.values()))
-    binned = [
-        {"calculate": "round(100 * datum.share) / 100", "as": "x"},
-        {"aggregate": [{"op": "count", "as": "pairs"}], "groupby": ["relation", "knows", "x"]},
-    ]
-    mean: dict[str, Any] = {
-        "aggregate": [
-            {"op": "mean", "field": "share", "as": "x"},
-            {"op": "count", "as": "pairs"},
-        ],
-        "groupby": ["relation", "knows"],
-    }
-    tips = [marks.tip("knows", "chance knows"), marks.tip("pairs", "pairs of runs", ",")]
-    dots: Spec = {
-        "transform": binned,
-        "mark": {"type": "circle", "opacity": 0.45},
-        "encoding": {
-            "x": x,
-            "size": {
-                "field": "pairs",
-                "type": "quantitative",
-                "legend": None,
-                "scale": {"range": [16, 260]},
-            },
-            "tooltip": [*tips, marks.tip("x", "share", ".0%")],
-        },
-    }
-    ticks: Spec = {
-        "transform": [mean],
-        "mark": {"type": "tick", "thickness": 3, "size": 20},
-        "encoding": {"x": x, "tooltip": [*tips, marks.tip("x", "mean", ".1%")]},
-    }
-    fold = [
-        {"fold": list(knows), "as": ["knows", "share"]},
-        marks.valid("share"),
-        {"calculate": marks.lookup("datum.knows", knows), "as": "knows"},
-    ]
-    drawn: Spec = {
-        "transform": fold,
-        "encoding": {"y": y, "yOffset": offset, "color": colour},
-        "layer": [dots, ticks],
-    }
-    return marks.layers(marks.line_at(0), drawn, height=marks.rows_of(len(relations), 54))
-
-
-def _say_relations(rows: pa.Table) -> str:
-    shares: dict[str, list[float]] = {}
-    for row in rows.to_pylist():
-        if row["excess_share_magnitude"] is not None:
-            shares.setdefault(row["relation"], []).append(row["excess_share_magnitude"])
-    if not shares:
-        return f"{rows.num_rows:,} pairs of runs; no two of them have the same base."
-    means = sorted(((fmean(found), relation) for relation, found in shares.items()), reverse=True)
-    said = "; ".join(f"{relation}: {mean:.0%}" for mean, relation in means)
-    return f"Mean way from chance that knows bf16 rounding to complete overlap: {said}."
-
-
-def _related(answer: pa.Table) -> pa.Table:
-    texts = {"": "no label differs"}
-    found = [texts.get(d, f"another {d}") for d in answer["differs"].to_pylist()]
-    return _named(answer).append_column("relation", pa.array(found, pa.string()))
-
-
 OVERLAP = (
     Figure(
         name="rounding",
@@ -332,14 +257,16 @@ OVERLAP = (
             "Each dot is a group of pairs of runs with nearly the same lift, as large as there are "
             "pairs; the bar is the geometric mean. From top to bottom, chance is told more. Small "
             "weights have small steps in bf16, so they change in every run: what stands at 1× in "
-            "the last line is explained by that alone."
+            "the last line is explained by that alone. All lines are of the same pairs of runs; "
+            "shift has one if it was counted for every one of them."
         ),
         query="overlap_excess",
         columns=_COLUMNS,
-        shape=_named,
+        count=with_shift,
+        shape=named_apart,
         draw=_rounding,
         summary=_say_rounding,
-        fills=_FILLS,
+        fills=FILLS,
     ),
     Figure(
         name="overlap-matrix",
@@ -347,34 +274,20 @@ OVERLAP = (
         caption=(
             "Rows and columns are runs. A lift of 1× is what chance gives; orange is more, blue is "
             "less. Blank: no tensor in common, or a baseline that is not defined, as magnitude is "
-            "not for two bases. The fifth baseline, shift, is counted from the masks: "
-            "rlsparse query overlap_lifts -p shift=yes."
+            "not for two bases and shift not without a tensor of 131,072 weights. Shift is counted "
+            "from the masks while a page is written, small models first and for seconds only, and "
+            "is no choice where none was; rlsparse query overlap_lifts -p shift=yes counts all."
         ),
         query="overlap_excess",
         columns=_COLUMNS,
-        shape=_named,
+        count=with_shift,
+        shape=named_apart,
         draw=_matrix,
         summary=_say_matrix,
-        fills=_FILLS,
+        fills=FILLS,
         switches=(
-            Switch("baseline", "Chance knows", BASELINES, idle=("o1",)),
+            Switch("baseline", "Chance knows", BASELINES, idle=("o1",), column="lift_{}"),
             Switch("show", "Show", _SHOWN),
         ),
-    ),
-    Figure(
-        name="relations",
-        title="Do runs that share more overlap more?",
-        caption=(
-            "Every pair of runs, by the labels in which the two differ. The scale does not depend "
-            "on the densities: 0 % is what chance gives, 100 % means that the smaller mask lies in "
-            "the larger. The bar is the mean; it counts every pair of runs once. What lies below "
-            "-100 % is drawn there."
-        ),
-        query="overlap_excess",
-        columns=("relation", "name_a", "name_b", "excess_share_uniform", "excess_share_magnitude"),
-        shape=_related,
-        draw=_relations,
-        summary=_say_relations,
-        fills=_FILLS,
     ),
 )

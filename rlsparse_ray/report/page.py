@@ -20,12 +20,13 @@ from rlsparse_ray.report.packed import packed, script_json
 from rlsparse_ray.report.table import Table
 from rlsparse_ray.report.tables import TABLES, doubts_of
 from rlsparse_ray.report.theme import config
+from rlsparse_ray.storage.local_files import write_file
 
 TITLE = "Which weights did training change, and is that more than chance?"
 
 
 def write_report(store: str | Path, path: Path, now: datetime | None = None) -> int:
-    """Write the page of a store.
+    """Write the page of a store, whole or not at all.
 
     Args:
         store: a folder or an address.
@@ -42,8 +43,7 @@ def write_report(store: str | Path, path: Path, now: datetime | None = None) -> 
     with sql.connect(store) as con:
         text = render(Answers(con, str(store)), now or datetime.now(UTC))
     data = text.encode()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
+    write_file(path, data)
     return len(data)
 
 
@@ -98,7 +98,9 @@ class _Body:
         rows = self._answers.rows(figure)
         if not rows.num_rows:
             return _frame(figure, _empty(figure.fills.format(store=self._store)))
-        key = self._keys.setdefault((figure.query, figure.columns, figure.shape), figure.name)
+        figure = figure.offered(rows)
+        same = (figure.query, figure.count, figure.columns, figure.shape)
+        key = self._keys.setdefault(same, figure.name)
         self._rows[key] = rows
         self._figures[figure.name] = {
             "rows": key,

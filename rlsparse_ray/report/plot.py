@@ -1,25 +1,18 @@
-"""Figures for papers: the specification of the page, drawn as PDF, SVG or PNG without a browser."""
+"""Figures for papers: those of the page, drawn without a browser."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
-import vl_convert
 
 from rlsparse_ray import sql
-from rlsparse_ray.errors import QueryError, RlsparseError
+from rlsparse_ray.errors import QueryError
 from rlsparse_ray.report.answers import Answers
 from rlsparse_ray.report.catalogue import figure_named
-from rlsparse_ray.report.figure import Figure, Spec, values_of
-from rlsparse_ray.report.packed import records
-from rlsparse_ray.report.theme import config
-
-WIDTH = 420
-"""Pixels of the plotted area, without labels: about two columns of a journal at 96 a inch."""
-_FONT = "Helvetica, Arial, Liberation Sans, DejaVu Sans, sans-serif"
-_PNG_SCALE = 300 / 96
-"""Pixels of a PNG for one of the drawing: 300 a inch."""
+from rlsparse_ray.report.drawing import Chart, check_suffix
+from rlsparse_ray.report.figure import Figure, values_of
 
 
 def write_plot(
@@ -37,21 +30,23 @@ def write_plot(
         QueryError: no such figure or choice, or there is nothing to draw yet.
         RlsparseError: another suffix.
     """
-    figure = figure_named(name)
-    if path.suffix not in _DRAW:
-        raise RlsparseError(
-            f"{path}: a figure is {', '.join(_DRAW)}, not {path.suffix or 'a folder'!r}"
-        )
+    figure_named(name)
+    check_suffix(path)
     with sql.connect(store) as con:
-        rows = Answers(con, str(store)).rows(figure)
-    spec = complete(figure, rows, dict(choices or {}), str(store))
-    data = _DRAW[path.suffix](spec)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
+        chart = chart_of(con, str(store), name, choices or {})
+    chart.write(path)
 
 
-def complete(figure: Figure, rows: pa.Table, choices: dict[str, str], store: str) -> Spec:
-    """The specification with its data, in the style of a paper.
+def chart_of(
+    con: duckdb.DuckDBPyConnection, store: str, name: str, choices: Mapping[str, str]
+) -> Chart:
+    """One figure of a store in an open session; arguments and errors as of `write_plot`."""
+    figure = figure_named(name)
+    return complete(figure, Answers(con, store).rows(figure), choices, store)
+
+
+def complete(figure: Figure, rows: pa.Table, choices: Mapping[str, str], store: str) -> Chart:
+    """The chart of a figure with the rows of a choice.
 
     Raises:
         QueryError: a choice that the figure does not have, or no rows.
@@ -60,6 +55,7 @@ def complete(figure: Figure, rows: pa.Table, choices: dict[str, str], store: str
         raise QueryError(
             f"figure {figure.name!r} has no data yet: {figure.fills.format(store=store)}"
         )
+    figure = figure.offered(rows)
     switches = figure.default()
     known = {s.name: list(s.options) for s in figure.switches}
     known |= {f.column: values_of(rows, f.column) for f in figure.filters}
@@ -70,13 +66,7 @@ def complete(figure: Figure, rows: pa.Table, choices: dict[str, str], store: str
     for column in (f.column for f in figure.filters):
         value = choices.get(column, known[column][0])
         rows = rows.filter(pc.equal(rows[column], value))
-    return {
-        "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
-        **figure.draw(rows, switches),
-        "width": WIDTH,
-        "data": {"values": records(rows)},
-        "config": {**config("light", _FONT, 11), "background": "white"},
-    }
+    return Chart(figure.draw(rows, switches), rows)
 
 
 def _check_choice(figure: Figure, name: str, value: str, known: Mapping[str, list[str]]) -> None:
@@ -86,18 +76,3 @@ def _check_choice(figure: Figure, name: str, value: str, known: Mapping[str, lis
     if value not in known[name]:
         some = ", ".join(known[name][:20])
         raise QueryError(f"figure {figure.name!r}: no {name} {value!r}; there are: {some}")
-
-
-def _pdf(spec: Spec) -> bytes:
-    return bytes(vl_convert.vegalite_to_pdf(spec))
-
-
-def _png(spec: Spec) -> bytes:
-    return bytes(vl_convert.vegalite_to_png(spec, scale=_PNG_SCALE))
-
-
-def _svg(spec: Spec) -> bytes:
-    return str(vl_convert.vegalite_to_svg(spec)).encode()
-
-
-_DRAW = {".pdf": _pdf, ".svg": _svg, ".png": _png}

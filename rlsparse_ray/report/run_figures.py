@@ -21,7 +21,8 @@ def _layers(rows: pa.Table, _: Choice) -> Spec:
                     "module",
                     sorted(modules),
                     title=None,
-                    axis={"labelAngle": -50, "domain": False, "ticks": False, "labelLimit": 150},
+                    # upright: at an angle the first name leaves the frame
+                    axis={"labelAngle": -90, "domain": False, "ticks": False, "labelLimit": 150},
                 ),
                 "y": marks.nominal("place", order, title="layer"),
                 "color": {
@@ -107,7 +108,7 @@ def _trajectory(rows: pa.Table, _: Choice) -> Spec:
         {
             "mark": {"type": "line", "point": {"size": 36}, "strokeWidth": 2},
             "encoding": {
-                "x": {"field": "step", "type": "quantitative", "title": "optimizer step"},
+                "x": marks.step(),
                 "y": marks.share("share", "share of unchanged weights"),
                 "color": {
                     **marks.nominal("what", list(names.values())),

@@ -7,6 +7,7 @@ import pyarrow.compute as pc
 
 from rlsparse_ray.report import marks
 from rlsparse_ray.report.figure import Choice, Figure, Spec, Switch, values_of
+from rlsparse_ray.report.theme import CATEGORIES
 
 _CRITERIA = {
     "exact": "exact",
@@ -167,6 +168,26 @@ def _runs(rows: pa.Table, _: Choice) -> Spec:
     )
 
 
+def _trained(rows: pa.Table) -> Spec:
+    """Colours of algorithms, and dashes for those to which the palette has to go round again."""
+    names = sorted(values_of(rows, "algorithm"))
+    names += ["unnamed"] if rows["algorithm"].null_count else []
+    solid = len(CATEGORIES["light"])
+    dashes = [[1, 0] if n < solid else [4, 3] for n in range(len(names))]
+    legend = {
+        "title": None,
+        "symbolType": "stroke",
+        "symbolSize": 250,
+        "symbolStrokeWidth": 2,
+        "columns": {"expr": "max(2, floor(width / 84))"},
+    }
+    channel = {**marks.nominal("trained"), "legend": legend}
+    return {
+        "color": {**channel, "scale": {"domain": names}},
+        "strokeDash": {**channel, "scale": {"domain": names, "range": dashes}},
+    }
+
+
 def _tolerances(rows: pa.Table, _: Choice) -> Spec:
     title = "|difference| above which a weight counts as changed"
     kept = [c for c in _CRITERIA if c in values_of(rows, "criterion")]
@@ -187,14 +208,17 @@ def _tolerances(rows: pa.Table, _: Choice) -> Spec:
                     "scale": {"domain": kept},
                 },
                 "y": marks.share("sparsity", "sparsity"),
-                "color": {"field": "trained", "type": "nominal", "legend": {"title": None}},
+                **_trained(rows),
                 "detail": {"field": "run"},
                 "tooltip": [*_tips(), marks.tip("criterion", "criterion")],
             },
         },
         transform=[
             {"filter": {"field": "criterion", "oneOf": kept}},
-            {"calculate": "datum.algorithm || 'unnamed'", "as": "trained"},
+            {
+                "calculate": "isValid(datum.algorithm) ? datum.algorithm : 'unnamed'",
+                "as": "trained",
+            },
         ],
         height=320,
     )

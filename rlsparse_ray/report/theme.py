@@ -68,6 +68,7 @@ def config(mode: str, font: str = SANS, size: int = 12) -> dict[str, Any]:
     return {
         "background": "transparent",
         "font": font,
+        "title": {"color": p["ink"], "fontSize": size, "anchor": "start"},
         "view": {"stroke": None},
         "padding": 4,
         "axis": {
@@ -102,7 +103,7 @@ def config(mode: str, font: str = SANS, size: int = 12) -> dict[str, Any]:
             "rule": {"stroke": p["soft"], "color": p["soft"]},
             "ink": {"fill": p["ink"], "stroke": p["ink"], "color": p["ink"]},
             "label": {"fill": p["ink"], "color": p["ink"], "fontSize": size},
-            "number": {"fill": p["ink"]},
-            "number-on-dark": {"fill": p["ground"]},
+            "number": {"fill": p["ink"], "color": p["ink"]},
+            "number-on-dark": {"fill": p["ground"], "color": p["ground"]},
         },
     }

@@ -14,6 +14,7 @@ from rlsparse_ray.reproduce.evidence import Row
 from rlsparse_ray.reproduce.phases import Outcome
 from rlsparse_ray.reproduce.pictures import draw_all
 from rlsparse_ray.reproduce.scale_file import packaged_scales
+from rlsparse_ray.storage.local_files import write_file
 
 _AFTER = {"1b": "sparsity", "3d": "overlap", "4c": "subnetwork", "6c": "dynamics", "7": "precision"}
 """After which claim a picture stands."""
@@ -27,16 +28,11 @@ _CAPTIONS = {
 
 
 def write_page(outcome: Outcome, scale: str, path: Path) -> None:
-    """Write the page, and its pictures into img/ beside it. Equal findings give equal bytes.
-
-    Raises:
-        RlsparseError: matplotlib is not installed.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write the page, and its pictures into img/ beside it. Equal findings give equal bytes."""
     pictures = draw_all(outcome.evidence, path.parent / "img", path.stem)
     lines = [*_head(outcome, scale), *_claims(outcome.findings, pictures, path.parent)]
     lines += [*_not_counted(outcome), *_runs(outcome)]
-    path.write_text("\n".join(lines) + "\n")
+    write_file(path, ("\n".join(lines) + "\n").encode())
 
 
 def _head(outcome: Outcome, scale: str) -> Iterator[str]:

@@ -143,6 +143,18 @@ class LocalFiles:
                 break
 
 
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file for its reader, whole or not at all; its folder is made.
+
+    A link stays, and what it leads to is written; a pipe or a device takes the bytes as they come.
+    """
+    if path.exists() and not path.is_file():
+        path.write_bytes(data)
+        return
+    place = path.resolve()
+    LocalFiles(place.parent).write(place.name, data)
+
+
 def pieces_of(path: Path) -> Iterator[bytes]:
     """The bytes of a file on this machine, PIECE at a time."""
     with path.open("rb") as file:

@@ -89,6 +89,21 @@ def test_it_never_scrolls_sideways(browser, full_page, width):
     assert beyond == []
 
 
+@pytest.mark.parametrize("width", WIDTHS)
+def test_no_label_is_cut(browser, full_page, width):
+    show(browser, full_page, width)
+    cut = browser.execute_script(
+        "return [...document.querySelectorAll('.chart svg')].flatMap((svg) => {"
+        "const frame = svg.getBoundingClientRect();"
+        "return [...svg.querySelectorAll('text')].filter((text) => {"
+        "const box = text.getBoundingClientRect();"
+        "return box.width && (box.left < frame.left - 1 || box.right > frame.right + 1"
+        "|| box.bottom > frame.bottom + 1);"
+        "}).map((text) => `${svg.closest('figure').id}: ${text.textContent}`)})"
+    )
+    assert cut == []
+
+
 def test_names_are_text_and_nothing_else(browser, full_page):
     show(browser, full_page)
     assert browser.execute_script("return window.hacked") is None

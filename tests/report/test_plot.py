@@ -1,17 +1,22 @@
 """Figures for papers: every one, in every format, and what is said of wrong names."""
 
 import json
+import os
 import xml.etree.ElementTree as ET
+from concurrent.futures import ThreadPoolExecutor
 
+import pyarrow as pa
 import pytest
 
-from rlsparse_ray import sql
+from rlsparse_ray import open_store, sql
 from rlsparse_ray.errors import QueryError, RlsparseError
 from rlsparse_ray.population.consensus import consensus
 from rlsparse_ray.report import FIGURES, write_plot
 from rlsparse_ray.report.answers import Answers
 from rlsparse_ray.report.catalogue import figure_named
-from rlsparse_ray.report.plot import WIDTH, complete
+from rlsparse_ray.report.drawing import WIDTH
+from rlsparse_ray.report.plot import complete
+from rlsparse_ray.report.theme import CATEGORIES
 
 STARTS = {".pdf": b"%PDF-", ".svg": b"<svg", ".png": b"\x89PNG"}
 
@@ -47,14 +52,13 @@ def test_a_choice_and_a_filter(full_store):
     figure = figure_named("layers")
     with sql.connect(full_store) as con:
         rows = Answers(con, str(full_store)).rows(figure)
-    spec = complete(figure, rows, {"run": "other"}, "s")
-    assert {row["run"] for row in spec["data"]["values"]} == {"other"}
+    chart = complete(figure, rows, {"run": "other"}, "s")
+    assert {row["run"] for row in chart.whole()["data"]["values"]} == {"other"}
     figure = figure_named("overlap-matrix")
     with sql.connect(full_store) as con:
         rows = Answers(con, str(full_store)).rows(figure)
-    assert "datum.excess_share_margins" in json.dumps(
-        complete(figure, rows, {"show": "excess_share", "baseline": "margins"}, "s")
-    )
+    choices = {"show": "excess_share", "baseline": "margins"}
+    assert "datum.excess_share_margins" in json.dumps(complete(figure, rows, choices, "s").whole())
 
 
 @pytest.mark.parametrize(
@@ -83,13 +87,60 @@ def test_nothing_to_draw_says_what_makes_it(example, tmp_path):
         write_plot(example.store, "rounding", tmp_path / "x.pdf")
 
 
+def test_equal_charts_give_equal_bytes(full_store, tmp_path):
+    for name in ("one", "other"):
+        write_plot(full_store, "overlap-matrix", tmp_path / f"{name}.svg")
+    assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "other.svg").read_bytes()
+
+
+def test_a_reader_sees_the_old_file_or_the_new_one(full_store, tmp_path):
+    place, link = tmp_path / "figures" / "figure.svg", tmp_path / "latest.svg"
+    write_plot(full_store, "runs", place)
+    link.symlink_to(place)
+    before = place.read_bytes()
+    with place.open("rb") as reader:
+        write_plot(full_store, "sparsity", link)
+        assert reader.read() == before
+    assert link.is_symlink() and place.read_bytes().endswith(b"</svg>")
+    assert place.read_bytes() != before
+    assert [path.name for path in place.parent.iterdir()] == ["figure.svg"]
+
+
+def test_a_pipe_takes_a_figure(full_store, tmp_path):
+    pipe = tmp_path / "pipe.svg"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor() as pool:
+        read = pool.submit(pipe.read_bytes)
+        write_plot(full_store, "runs", pipe)
+        assert read.result().startswith(b"<svg")
+    assert list(tmp_path.iterdir()) == [pipe]
+
+
+def test_from_python(full_store):
+    with open_store(full_store) as store:
+        chart = store.plot("overlap-matrix", show="o1")
+        assert chart._repr_svg_().startswith("<svg") and "datum.o1" in json.dumps(chart.spec)
+        with pytest.raises(QueryError, match="did you mean 'rounding'"):
+            store.plot("roundin")
+
+
+def test_the_ninth_algorithm_looks_unlike_the_first():
+    names = [f"algorithm-{n}" for n in range(len(CATEGORIES["light"]))]
+    columns = {"algorithm": [*names, None], "criterion": ["exact"] * (len(names) + 1)}
+    table = pa.table(columns)
+    encoding = figure_named("tolerances").draw(table, {})["layer"][0]["encoding"]
+    colours, dashes = encoding["color"]["scale"], encoding["strokeDash"]["scale"]
+    assert colours["domain"] == dashes["domain"] == [*names, "unnamed"]
+    assert dashes["range"][-1] not in dashes["range"][:-1]
+
+
 def test_the_consensus_is_that_of_the_verb(full_store, monkeypatch):
     with sql.connect(full_store) as con:
         answers = Answers(con, str(full_store))
         rows = answers.rows(figure_named("consensus")).to_pylist()
         groups = answers("consensus_groups").to_pylist()
         monkeypatch.setattr("rlsparse_ray.report.consensus_figure._BITS", groups[0]["bits"])
-        few = answers.rows(figure_named("consensus"))
+        few = Answers(con, str(full_store)).rows(figure_named("consensus"))
     for group in groups:
         ids = ", ".join(f"'{i}'" for i in group["members"])
         found = consensus(full_store, f"pair_id IN ({ids})").histogram.to_pylist()

@@ -42,7 +42,7 @@ def test_plot_lists_the_figures():
     listed = json.loads(run("plot", "--json").output)
     assert [row["figure"] for row in listed] == [f.name for f in FIGURES]
     choices = {row["figure"]: row["choices"] for row in listed}
-    assert "baseline=magnitude|margins|tensor|uniform" in choices["overlap-matrix"]
+    assert "baseline=magnitude|margins|shift|tensor|uniform" in choices["overlap-matrix"]
     assert choices["layers"] == "run=..."
     assert "rounding" in run("plot").output
 
