@@ -5,7 +5,7 @@
 Method. A store with N synthetic masks over one bf16 base is written to DIR: tensors of 4,096 x
 4,096 parameters, each bit set at random with the density, the other tables filled as extraction
 fills them (its strata and margins are placeholders of the right size: they cost what real ones do).
-Then three rounds of these one after the other, everything warm in the page cache, the best of each:
+Then five rounds of these one after the other, everything warm in the page cache, the best of each:
 
   read     every mask part is read and decompressed once by pyarrow, and thrown away, in as many
            processes as there are cores
@@ -228,7 +228,7 @@ def bench(folder: Path, count: int, tensors: int, density: float) -> None:
         started = time.perf_counter() - start
         list(pool.map(read_part, parts[:CORES]))
         measure_pass(store, min(8, count), 1.0)
-        for _ in range(3):
+        for _ in range(5):
             read_all = seconds_of(lambda: list(pool.map(read_part, parts)))
             counted = seconds_of(lambda: shared_bits(blocks, words)) * tensors * BLOCKS / held
             rounds.append((read_all, counted / CORES, measure_pass(store, count, 1.0)))

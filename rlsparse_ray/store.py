@@ -13,7 +13,7 @@ anywhere is repeated by running it again: finished slices are kept, the rest is 
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -119,18 +119,20 @@ class Store:
         found = self.files.list("pairs")
         return {_pair_of(path) for path in found if path.endswith("/pairs.parquet")}
 
-    def pair_row(self, pair_id: str) -> dict[str, Any]:
-        """The committed row of a pair.
+    def pair_row(self, pair_id: str, columns: Sequence[str] | None = None) -> dict[str, Any]:
+        """The committed row of a pair; of all its columns, or of these: six take half the time.
 
         Raises:
             StoreError: it is not there or damaged, or a newer rlsparse_ray wrote it.
         """
-        row = self.only_row(table_path("pairs", pair_id), "extract again")
+        row = self.only_row(table_path("pairs", pair_id), "extract again", columns)
         if row is None:
             raise StoreError(f"store {self.root}: pair {pair_id} is not committed")
         return row
 
-    def only_row(self, path: str, again: str) -> dict[str, Any] | None:
+    def only_row(
+        self, path: str, again: str, columns: Sequence[str] | None = None
+    ) -> dict[str, Any] | None:
         """The row of a table of one row; None if the file is not there.
 
         Raises:
@@ -141,12 +143,13 @@ class Store:
             return None
         try:
             # threads that read a Python file object can abort the interpreter when it exits
-            table = pq.ParquetFile(pa.BufferReader(raw)).read(use_threads=False)
+            file = pq.ParquetFile(pa.BufferReader(raw))
+            table = file.read(None if columns is None else list(columns), use_threads=False)
         except pa.ArrowException as error:
             raise StoreError(
                 f"{self.root}/{path}: damaged ({error}): remove its folder and {again}"
             ) from error
-        tables.check_file(table.schema, path)
+        tables.check_file(file.schema_arrow, path)
         row: dict[str, Any] = table.to_pylist()[0]
         return row
 

@@ -8,7 +8,7 @@ follows from the masks and the largest sample asked for, not from the order in w
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -157,32 +157,31 @@ class _Side:
     def __init__(self, store: Store, pair_id: str, criterion: str, keys: Sequence[str]) -> None:
         wanted = pa.array(keys)
 
-        def rows(name: str, *columns: str) -> Iterator[dict[str, Any]]:
+        def rows(name: str, *columns: str) -> tuple[list[str], list[pa.ChunkedArray]]:
             table = read_small(store, name, pair_id, ["tensor_key", "criterion", *columns])
             keep = pc.and_(
                 pc.equal(table["criterion"], criterion), pc.is_in(table["tensor_key"], wanted)
             )
-            return iter(table.filter(keep).drop_columns("criterion").to_pylist())
+            # what is not needed costs a copy of everything: as long as reading it
+            table = table if pc.all(keep).as_py() else table.filter(keep)
+            return table["tensor_key"].to_pylist(), [table[column] for column in columns]
 
-        self.changed = {r["tensor_key"]: r["changed"] for r in rows("counts", "changed")}
+        named, (changed,) = rows("counts", "changed")
+        self.changed: dict[str, int] = dict(zip(named, changed.to_pylist(), strict=True))
         self.strata: dict[str, list[Stratum]] = {key: [] for key in keys}
-        for r in rows("strata", "exponent", "numel", "changed"):
-            self.strata[r["tensor_key"]].append((r["exponent"], r["numel"], r["changed"]))
-        self.margins = _margins(store, pair_id, criterion, wanted)
+        named, numbers = rows("strata", "exponent", "numel", "changed")
+        columns = [column.to_pylist() for column in numbers]
+        for key, *stratum in zip(named, *columns, strict=True):
+            self.strata[key].append(tuple(stratum))
+        named, lists = rows("margins", "changed_per_row", "changed_per_column")
+        self.margins = dict(zip(named, zip(*map(_vectors, lists), strict=True), strict=True))
 
 
-def _margins(
-    store: Store, pair_id: str, criterion: str, keys: pa.Array
-) -> dict[str, tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
-    names = ["tensor_key", "criterion", "changed_per_row", "changed_per_column"]
-    table = read_small(store, "margins", pair_id, names)
-    keep = pc.and_(pc.equal(table["criterion"], criterion), pc.is_in(table["tensor_key"], keys))
-    table = table.filter(keep)
-    lists = [
-        [scalar.values.to_numpy() for scalar in table[name]] if table.num_rows else []
-        for name in names[2:]
-    ]
-    return dict(zip(table["tensor_key"].to_pylist(), zip(*lists, strict=True), strict=True))
+def _vectors(lists: pa.ChunkedArray) -> list[npt.NDArray[np.int32]]:
+    """Each list of a column as a vector; one by one they would cost 10 us each."""
+    whole = lists.combine_chunks()
+    ends = np.cumsum(pc.list_value_length(whole).to_numpy())
+    return np.split(whole.flatten().to_numpy(), ends)[: len(whole)]
 
 
 def _expectations(

@@ -91,7 +91,7 @@ def plan_overlaps(store_root: str, criterion: str = "exact", fraction: float = 1
     criterion = str(parse_criterion(criterion))
     store = Store.open(store_root)
     with store_errors(store_root):
-        rows = {row["pair_id"]: row for row in current_pairs(store)}
+        rows = {row["pair_id"]: row for row in current_pairs(store, ["criteria", "parts"])}
         ids = tuple(sorted(i for i, row in rows.items() if criterion in row["criteria"]))
         if not ids:
             raise StoreError(
@@ -109,9 +109,13 @@ def plan_overlaps(store_root: str, criterion: str = "exact", fraction: float = 1
     return OverlapPlan(criterion, fraction, ids, wanted, known, incomparable, tuple(units))
 
 
-def current_pairs(store: Store) -> list[dict[str, Any]]:
-    """Rows of the current pairs, with their pair_id."""
-    return newest_of(each(store.pair_row, sorted(store.committed())))
+def current_pairs(store: Store, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """Rows of the current pairs, with their pair_id; of all columns, or of these among others."""
+    wanted = None if columns is None else [*_IDENTITY, *columns]
+    return newest_of(each(partial(store.pair_row, columns=wanted), sorted(store.committed())))
+
+
+_IDENTITY = ("name", "base_source", "tuned_source", "created_at")
 
 
 def newest_of(rows: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -119,7 +123,7 @@ def newest_of(rows: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     newest: dict[tuple[str, ...], dict[str, Any]] = {}
     for pair_id, found in rows.items():
         row = {**found, "pair_id": pair_id}
-        key = (row["name"], row["base_source"], row["tuned_source"])
+        key = tuple(row[name] for name in _IDENTITY[:3])
         if key not in newest or newest[key]["created_at"] <= row["created_at"]:
             newest[key] = row
     return list(newest.values())

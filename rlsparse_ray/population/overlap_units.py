@@ -205,9 +205,13 @@ def cut(
     tensors: Mapping[str, Mapping[str, TensorFacts]],
     parts: Mapping[str, PartIndex],
 ) -> Iterator[Unit]:
-    """The units of a tile; `tensors` and `parts` tell of each pair what it compared, and where."""
-    yield from _count_units(tile, criterion, fraction, tensors, parts)
+    """The units of a tile; `tensors` and `parts` tell of each pair what it compared, and where.
+
+    Expectations come first: at the end one worker would do them while the others wait, 0.3 of 2.2 s
+    for 64 masks on two cores.
+    """
     yield from _expect_units(tile, criterion, fraction, tensors)
+    yield from _count_units(tile, criterion, fraction, tensors, parts)
 
 
 def _count_units(
