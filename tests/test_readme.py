@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from rlsparse_ray import sql
 from rlsparse_ray.tables import NAMED_SCHEMAS, SCHEMAS
 
 ROOT = Path(__file__).parent.parent
@@ -50,6 +51,16 @@ def test_command(command):
     done = run(command)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.strip()
+
+
+def test_the_demo_leaves_a_report_with_every_figure_that_a_command_fills():
+    with sql.connect(ROOT / "rlsparse-demo" / "store") as con:
+        measured = sql.run_query(con, "rank_by_pair")["name"].to_pylist()
+        runs = con.execute("SELECT name FROM runs WHERE trajectory IS NULL").fetchall()
+    assert sorted(measured) == sorted(name for (name,) in runs) != []
+    page = (ROOT / "rlsparse-demo" / "report.html").read_text()
+    assert "Where the numbers are from" in page
+    assert "Nothing here yet" not in page
 
 
 def test_sql_block():

@@ -9,12 +9,16 @@ import pyarrow as pa
 
 from rlsparse_ray import console, sql
 from rlsparse_ray.cluster import count_overlaps, extract
+from rlsparse_ray.cluster.spectra import measure_spectra
+from rlsparse_ray.compare.spectra.options import SpectraOptions
 from rlsparse_ray.corpus import load_corpus
 from rlsparse_ray.demo.models import make_models, read_runs
 from rlsparse_ray.entries import TrajectoryPair
 from rlsparse_ray.errors import RlsparseError
 from rlsparse_ray.plan import make_plan
+from rlsparse_ray.population.spectra_plan import plan_spectra
 from rlsparse_ray.report import write_report
+from rlsparse_ray.storage.lease import hold
 
 _SHOWN: tuple[tuple[str, dict[str, str], tuple[str, ...]], ...] = (
     ("sparsity_by_pair", {}, ("name", "algorithm", "numel", "changed", "density", "sparsity")),
@@ -65,6 +69,11 @@ _SHOWN: tuple[tuple[str, dict[str, str], tuple[str, ...]], ...] = (
 """Queries that the demo shows, their parameters, and the columns shown (none: all but ids)."""
 
 
+_MEASURED = "numel < 100000 OR layer IN (0, 10, 20)"
+"""Whose ranks are measured: all matrices of the tiny models, 42 of the 422 of the two SmolLM2 runs,
+which take 20 s on two cores."""
+
+
 @dataclass(frozen=True, slots=True)
 class Made:
     """What the demo leaves behind, and how many seconds it took."""
@@ -76,7 +85,7 @@ class Made:
 
 
 def make_demo(folder: Path, *, smollm: bool) -> Made:
-    """Make what is missing under `folder`: models, the store, its overlaps, the report.
+    """Make what is missing under `folder`: models, the store, its overlaps and ranks, the report.
 
     Raises:
         RlsparseError: a training process failed, or a pair could not be extracted.
@@ -90,8 +99,22 @@ def make_demo(folder: Path, *, smollm: bool) -> Made:
     if not outcome.ok:
         raise RlsparseError(f"pairs failed: {outcome.failed}")
     count_overlaps(str(store), bar=console.with_progress)
+    _measure_ranks(str(store))
     write_report(store, page)
     return Made(corpus, store, page, time.perf_counter() - started)
+
+
+def _measure_ranks(store: str) -> None:
+    with hold(store, "spectra") as lease:
+        plan = plan_spectra(store, SpectraOptions(), pairs="trajectory IS NULL", where=_MEASURED)
+        outcome = console.with_progress(
+            "spectra",
+            int(plan.flops),
+            lambda advance: measure_spectra(plan, store, progress=lease.guard(advance)),
+            console.flops,
+        )
+    if outcome.failed:
+        raise RlsparseError(f"ranks of pairs failed: {outcome.failed}")
 
 
 def print_demo(made: Made) -> None:
