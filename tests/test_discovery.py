@@ -419,7 +419,7 @@ def test_the_command_prints_what_can_be_pasted(tree, rlsparse, file, load):
     assert len(starts) == len(TAKEN) == sum(line.startswith("  # ") for line in lines)
     assert all(lines[place - 1].startswith("  # tag ") for place in starts)
     head, *counts = answer.err.splitlines()
-    assert head == f"1 rules: {len(TAKEN)} pairs to add, {len(TREE) - len(TAKEN)} models left out"
+    assert head == f"1 rule: {len(TAKEN)} pairs to add, {len(TREE) - len(TAKEN)} models left out"
     assert counts[0].split(maxsplit=1) == ["4", DENIED]
     assert sum(int(line.split()[0]) for line in counts) == len(TREE) - len(TAKEN)
 

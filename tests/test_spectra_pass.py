@@ -13,6 +13,7 @@ import torch
 from rlsparse_ray import sql
 from rlsparse_ray.compare.spectra import SpectraOptions, spectra
 from rlsparse_ray.compare.spectra import measure as maths
+from rlsparse_ray.compare.spectra.options import EXACT_SIDE
 from rlsparse_ray.errors import QueryError, StoreError
 from rlsparse_ray.population import spectra_units
 from rlsparse_ray.population.spectra import commit_spectra, spectra_unit
@@ -398,6 +399,27 @@ def test_command(folder, tmp_path, rlsparse, local_ray):
     with hold(store, "gc"), pytest.raises(LeaseError), hold(store, "spectra"):
         pass
     assert rlsparse("spectra", "--store", store, "--dry-run").code == 0
+
+
+def test_a_plan_says_what_each_device_would_do(folder, rlsparse, monkeypatch):
+    monkeypatch.setitem(EXACT_SIDE, "cpu", 20)
+    chosen = ("--store", folder[0] / "store", "--where", "module = 'mlp.up_proj'", "--rank-k", 8)
+    methods, hours = {}, {}
+    for device in ("auto", "cpu", "cuda"):
+        made = rlsparse("spectra", *chosen, "--dry-run", "--json", "--device", device)
+        (row,) = json.loads(made.out)
+        methods[device] = row["method"]
+        hours[device] = row["hours_cpu"], row["hours_cuda"]
+    assert methods == {
+        "auto": "randomised on cpu, exact on cuda",
+        "cpu": "randomised",
+        "cuda": "exact",
+    }
+    assert hours["cpu"][1] is hours["cuda"][0] is None
+    assert hours["auto"] == (hours["cpu"][0], hours["cuda"][1])
+    text = rlsparse("spectra", *chosen, "--dry-run").out
+    assert "hours of a CPU core" in text and "of a GPU (assumed: 1 Tflop/s)" in text
+    assert "GPU" not in rlsparse("spectra", *chosen, "--dry-run", "--device", "cpu").out
 
 
 def test_command_with_a_lost_model(moved, rlsparse, local_ray):

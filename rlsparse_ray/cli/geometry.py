@@ -1,5 +1,6 @@
 """Verbs about the geometry of updates: ranks, spectra, and masks made of base weights."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import pyarrow as pa
@@ -78,16 +79,18 @@ def spectra(
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
+    # which GPUs there are, only Ray knows: until it is asked, a plan for auto says both
+    devices = ("cpu", "cuda") if device == "auto" else (device,)
     if dry_run:
         made = plan_spectra(store, options, pairs=pairs, where=where, per_layer=per_layer)
-        _show_plan(made, json)
+        _show_plan(made, devices, json)
         print_problems(dict(made.failed))
         raise typer.Exit(1 if made.failed else 0)
     # two passes at once would write one file of a pair over the other's
     with hold(store, "spectra") as lease:
         made = plan_spectra(store, options, pairs=pairs, where=where, per_layer=per_layer)
         if not json:
-            _show_plan(made, json)
+            _show_plan(made, devices, json)
         outcome = console.with_progress(
             "spectra",
             int(made.flops),
@@ -173,18 +176,19 @@ def mask(
     )
 
 
-def _show_plan(made: "SpectraPlan", json: bool) -> None:
+def _show_plan(made: "SpectraPlan", devices: Sequence[str], json: bool) -> None:
     types = {"shape": pa.string(), "method": pa.string(), "matrices": pa.int64()}
     costs = ("flops", "hours_cpu", "hours_cuda")
     schema = pa.schema([*types.items(), *((name, pa.float64()) for name in costs)])
-    show_rows(made.shapes(), schema, json)
+    rows = made.shapes(devices)
+    show_rows(rows, schema, json)
     if json:
         return
-    rows = made.shapes()
-    hours = [sum(row[name] for row in rows) for name in costs[1:]]
+    of = {"cpu": "a CPU core", "cuda": "a GPU (assumed: 1 Tflop/s)"}
+    hours = [f"{sum(row[f'hours_{d}'] for row in rows):.2g} hours of {of[d]}" for d in devices]
     left = f"; {made.left_out} left out by --per-layer" if made.left_out else ""
     console.out.print(
         f"{made.matrices} matrices of {len(made.names)} pairs to measure, "
-        f"{console.size(made.nbytes)} to read, {console.flops(made.flops)}: about {hours[0]:.2g} "
-        f"hours of a CPU core, or {hours[1]:.2g} of a GPU; {made.known} tensors are known{left}"
+        f"{console.size(made.nbytes)} to read, {console.flops(made.flops)}: about "
+        f"{', or '.join(hours)}; {made.known} tensors are known{left}"
     )

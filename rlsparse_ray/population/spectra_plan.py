@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import duckdb
@@ -37,8 +37,9 @@ ORDER BY t.pair_id, t.tensor_key
 
 
 FLOPS = {"cpu": 6e9, "cuda": 1e12}
-"""Operations a second in float64 on a whole pass: of one core 4 to 7e9 (measured, 576 x 1,536 to
-2,048 x 5,632, on a busy machine); of one GPU an assumption."""
+"""Operations a second in float64 on a whole pass. Of one core measured: 4 to 7e9 where other work
+shares it (576 x 1,536 to 2,048 x 5,632), 7 to 28e9 on a quiet machine (benchmarks/spectra.py, half
+of two threads). Of one GPU an assumption."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,20 +75,33 @@ class SpectraPlan:
         """Bytes of weights to read."""
         return sum(unit.nbytes for unit in self.units)
 
-    def shapes(self) -> list[Row]:
-        """A row for every shape: how many matrices, by which method, and what they cost."""
+    def shapes(self, devices: Sequence[str]) -> list[Row]:
+        """A row for every shape: how many matrices, by which method, and what they cost.
+
+        Args:
+            devices: cpu, cuda, or both: where tasks may run. A method that depends on it is named
+                for each; hours are those of its method on it, None for a device not in question.
+        """
+        options = {device: replace(self.options, device=device) for device in devices}
         found: dict[tuple[int, int], Row] = {}
         for some in (m for unit in self.units for m in unit.matrices):
             shape = (some.rows, some.columns)
-            row: Row = {"shape": f"{shape[0]} x {shape[1]}", "matrices": 0, "flops": 0.0}
-            row = found.setdefault(shape, row | {"method": self.options.method_for(*shape)})
+            methods = {device: one.method_for(*shape) for device, one in options.items()}
+            row: Row = {"shape": f"{shape[0]} x {shape[1]}", "method": _told_method(methods)}
+            row |= {f"hours_{device}": 0.0 if device in devices else None for device in FLOPS}
+            row = found.setdefault(shape, row | {"matrices": 0, "flops": 0.0})
             row["matrices"] += some.count * len(some.tuned)
             row["flops"] += some.flops(self.options)
-        rows = sorted(found.values(), key=lambda row: -row["flops"])
-        return [
-            row | {f"hours_{device}": row["flops"] / rate / 3600 for device, rate in FLOPS.items()}
-            for row in rows
-        ]
+            for device, one in options.items():
+                row[f"hours_{device}"] += some.flops(one) / FLOPS[device] / 3600
+        return sorted(found.values(), key=lambda row: -row["flops"])
+
+
+def _told_method(methods: Mapping[str, str]) -> str:
+    """By device; in words where they differ."""
+    if len(set(methods.values())) == 1:
+        return next(iter(methods.values()))
+    return ", ".join(f"{method} on {device}" for device, method in methods.items())
 
 
 def plan_spectra(
