@@ -10,11 +10,14 @@ ARG BASE=rayproject/ray:2.60.0-py311
 FROM ${BASE}
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 
-# the dependencies first: they change less often than the package
+# the dependencies first: they change less often than the package; with what reproduce trains with
+# (drop both extras where nothing is trained)
 COPY --chown=ray constraints.txt pyproject.toml /tmp/rlsparse/
 RUN python -c "import tomllib; \
 project = tomllib.load(open('/tmp/rlsparse/pyproject.toml', 'rb'))['project']; \
-print(*project['dependencies'], sep='\n')" > /tmp/requirements.txt \
+extras = project['optional-dependencies']; \
+needed = project['dependencies'] + extras['train'] + extras['demo']; \
+print(*[each for each in needed if not each.startswith(project['name'])], sep='\n')" > /tmp/requirements.txt \
     && pip install --no-cache-dir --extra-index-url ${TORCH_INDEX} \
         --constraint /tmp/rlsparse/constraints.txt --requirement /tmp/requirements.txt
 

@@ -22,6 +22,7 @@ from rlsparse_ray.cli import app
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "cluster.yaml").read_text()
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
 CLUSTER = yaml.safe_load(TEXT)
 KUBERAY_TEXT = (ROOT / "kuberay.yaml").read_text()
 RAY_JOB, CRON_JOB = yaml.safe_load_all(KUBERAY_TEXT)
@@ -152,7 +153,9 @@ def test_environment_of_nodes(tmp_path):
 def test_everything_installed_is_pinned(prepared):
     installs = [c for c in commands(prepared) if "pip install" in c]
     for command in installs:
-        ours = re.search(r"--constraint ~/rlsparse/constraints\.txt .*~/rlsparse$", command)
+        ours = re.search(
+            r'--constraint ~/rlsparse/constraints\.txt .*"\$HOME/rlsparse\[demo\]"$', command
+        )
         assert ours or re.search(r" \w+==\S+$", command), command
     assert f"ray[default]=={CONSTRAINTS['ray']}" in TEXT
     (boto,) = {c.split()[-1] for c in installs if "boto3" in c}
@@ -185,12 +188,26 @@ def test_what_is_copied_can_be_installed(tmp_path):
     assert "rlsparse_ray/corpora/paper.yaml" in names
 
 
+def test_the_image_has_what_reproduce_trains_with(tmp_path):
+    """The Dockerfile's own line, on this pyproject.toml."""
+    (code,) = re.findall(r'^RUN python -c "(.*?)" >', DOCKERFILE, re.MULTILINE | re.DOTALL)
+    code = code.replace("\\\n", "").replace("/tmp/rlsparse", str(ROOT))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    expected = {*project["dependencies"], *extras["train"], *extras["demo"]}
+    assert set(done.stdout.splitlines()) == expected - {"rlsparse-ray[train]"}
+
+
 def test_the_working_directory_of_jobs():
     runtime_env = yaml.safe_load((ROOT / "jobs" / "runtime_env.yaml").read_text())
     here = "${RAY_RUNTIME_ENV_CREATE_WORKING_DIR}"
-    assert runtime_env["pip"] == [f"--constraint {here}/constraints.txt", here]
+    assert runtime_env["pip"] == [f"--constraint {here}/constraints.txt", f"{here}[demo]"]
     needed = {"rlsparse_ray", "queries", "jobs", "pyproject.toml", "README.md", "constraints.txt"}
-    assert needed & set(runtime_env["excludes"]) == set()
+    excluded = set(runtime_env["excludes"])
+    assert needed & excluded == set()
+    ignored = [line.strip("/") for line in (ROOT / ".gitignore").read_text().splitlines()]
+    assert set(ignored) - {"*.egg-info"} <= excluded
     for name in needed:
         assert (ROOT / name).exists()
 
@@ -346,6 +363,5 @@ def test_shell_blocks_of_the_guide():
     assert f"for role in {' '.join(sorted(roles, reverse=True))}; do" in GUIDE
     image = RAY_JOB["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0]
     assert f"docker push {image['image']}\n" in GUIDE
-    dockerfile = (ROOT / "Dockerfile").read_text()
-    assert f"ARG BASE=rayproject/ray:{CONSTRAINTS['ray']}-" in dockerfile
+    assert f"ARG BASE=rayproject/ray:{CONSTRAINTS['ray']}-" in DOCKERFILE
     assert re.search(r"^# +(pip install ray.*)$", TEXT, re.MULTILINE).group(1) in GUIDE

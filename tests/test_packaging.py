@@ -1,17 +1,23 @@
 """What is built can be installed: sdist and wheel hold all that the software reads, anywhere."""
 
+import ast
+import csv
 import email
 import os
+import re
 import subprocess
 import sys
 import sysconfig
 import tarfile
 import tomllib
 import zipfile
+from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 
 import pytest
 
+from rlsparse_ray.demo.tiny import TINY_RUNS
+from rlsparse_ray.experiments.extras import TRAINERS
 from tests.demo_store import make_demo
 
 ROOT = Path(__file__).parent.parent
@@ -24,7 +30,14 @@ FILES = (
 )
 
 
-def run(*words, cwd, **environment):
+TRAINING = ("training", "experiments", "demo", "reproduce")
+"""The folders that may import what an extra brings: inside functions, but for experiments."""
+
+BROUGHT = {"llvmlite": "numba", "pydantic-core": "pydantic", "tokenizers": "transformers"}
+"""Distributions that are half of another one, and of no version of their own choice."""
+
+
+def run(*words, cwd, timeout=300, **environment):
     # PYTHONPATH of the tests would show the checkout to what is installed
     plain = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     done = subprocess.run(
@@ -33,7 +46,7 @@ def run(*words, cwd, **environment):
         env=plain | environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=timeout,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
@@ -136,6 +149,25 @@ def test_commands_run_from_any_folder(installed, tmp_path):
     assert "tiny" in run(command, "reproduce", "--dry-run", cwd=tmp_path)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_demo_runs_from_any_folder(installed, tmp_path):
+    """In full but for SmolLM2, which `make demo` of tests/test_readme.py trains in the checkout.
+
+    The package is the wheel's; what it depends on is borrowed from this environment, since to
+    download it anew takes 95 s. That pyproject.toml lists all of it is tested below.
+    """
+    printed = run(installed / "rlsparse", "demo", "--fast", cwd=tmp_path, timeout=570)
+    made = tmp_path / "rlsparse-demo"
+    assert [path.name for path in tmp_path.iterdir()] == [made.name]
+    assert f"report: {made.relative_to(tmp_path)}/report.html" in printed
+    assert "tiny-b-grpo-seed1" in (made / "report.html").read_text()
+    words = (installed / "rlsparse", "query", "sparsity_by_pair", "--format", "csv")
+    answer = run(*words, "--store", made / "store", cwd=tmp_path)
+    names = {row["name"] for row in csv.DictReader(answer.splitlines())}
+    assert names >= {run.name for run in TINY_RUNS}
+
+
 def test_a_store_is_asked_from_any_folder(installed, tmp_path):
     demo = make_demo(tmp_path)
     words = (installed / "rlsparse", "query", "sparsity_by_pair", "--format", "csv")
@@ -155,3 +187,89 @@ print(*corpus.packaged_corpora().values(), sep="\\n")
     lines = run(installed / "python", "-c", code, cwd=tmp_path).split()
     assert len(lines) == 4 + len(list((ROOT / "rlsparse_ray" / "corpora").glob("*.yaml")))
     assert [line for line in lines if not line.startswith(str(installed.parent))] == []
+
+
+# what pyproject.toml lists
+
+
+def listed(*extras):
+    """The distributions that the project or one of the extras asks for."""
+    project = PROJECT["project"]
+    lines = [*project["dependencies"]]
+    lines += [line for extra in extras for line in project["optional-dependencies"][extra]]
+    return {distribution(line) for line in lines}
+
+
+def distribution(requirement):
+    return re.match(r"[\w.-]+", requirement).group().lower().replace("_", "-")
+
+
+def modules_imported(tree, functions):
+    """Top-level modules that code imports, in functions or outside; not for the type checker."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        if isinstance(node, ast.FunctionDef) and not functions:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module.partition(".")[0]
+        yield from modules_imported(node, functions)
+
+
+def third_party(paths, *, functions):
+    """The distributions of what is neither Python's nor this package's."""
+    known = packages_distributions()
+    trees = [ast.parse(path.read_text()) for path in paths]
+    modules = {module for tree in trees for module in modules_imported(tree, functions)}
+    modules -= {*sys.stdlib_module_names, "rlsparse_ray"}
+    return {distribution(known[module][0]) for module in modules} - BROUGHT.keys()
+
+
+def test_what_is_imported_is_listed():
+    package = ROOT / "rlsparse_ray"
+    modules = set(package.rglob("*.py"))
+    training = {path for path in modules if path.relative_to(package).parts[0] in TRAINING}
+    at_once = third_party(modules - training, functions=True)
+    others = {path for path in training if path.parent.name != "experiments"}
+    at_once |= third_party(others, functions=False)
+    later = third_party(training, functions=True) - at_once
+    for name, bringer in BROUGHT.items():
+        assert name in {distribution(line) for line in requires(bringer)}
+    assert at_once <= listed()
+    assert later <= listed("train", "demo")
+    assert {"numba", "ray"} <= at_once
+    assert {"trl", "transformers"} <= later
+
+
+def test_what_training_asks_for_is_what_its_extra_brings():
+    assert set(TRAINERS) == listed("train", "demo") - listed() - {"rlsparse-ray"}
+    assert "rlsparse-ray[train]" in PROJECT["project"]["optional-dependencies"]["demo"]
+
+
+def run_without(modules, words, cwd):
+    """The command where Python finds no such modules."""
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({modules})); "
+        "from rlsparse_ray.cli import main; main()"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code, *words], cwd=cwd, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("verb", [("demo", "--fast"), ("reproduce", "--quick")], ids=" ".join)
+def test_without_trainers_a_verb_names_them_at_once(verb, tmp_path):
+    done = run_without(("datasets", "trl"), verb, tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    said = " ".join(done.stderr.split())
+    assert said.startswith("error: training needs packages that are not installed: datasets, trl.")
+    assert "pip install 'rlsparse-ray[demo]'" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_trainers_a_reproduction_can_be_planned(tmp_path):
+    done = run_without(TRAINERS, ("reproduce", "--quick", "--dry-run"), tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "about" in done.stdout

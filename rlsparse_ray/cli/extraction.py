@@ -130,6 +130,9 @@ def demo(
 
     Example: `rlsparse demo --fast`
     """
+    from rlsparse_ray.experiments.extras import require_trainers
+
+    require_trainers()
     from rlsparse_ray.demo.run import make_demo, print_demo
 
     made = make_demo(folder, smollm=not fast)

@@ -45,6 +45,7 @@ def reproduce(
 
     Example: `rlsparse reproduce --scale tiny --out rlsparse-reproduce --page reproduction.md`
     """
+    from rlsparse_ray.experiments.extras import require_trainers
     from rlsparse_ray.reproduce.bases import check_base
     from rlsparse_ray.reproduce.scale_file import load_scale
     from rlsparse_ray.reproduce.study import make_study
@@ -55,6 +56,8 @@ def reproduce(
     study = make_study(load_scale(name))
     for base in study.scale.bases:
         check_base(base)
+    if not dry_run:
+        require_trainers()
     if not json:
         _show_plan(study, name)
     if not dry_run:
@@ -63,13 +66,13 @@ def reproduce(
 
 def _show_plan(study: "Study", name: str) -> None:
     from rlsparse_ray.reproduce.answer import plan_table
+    from rlsparse_ray.reproduce.study import about
 
     runs = (*study.full, *study.masked)
-    minutes = sum(map(study.seconds, runs)) / 60
+    time = about(sum(map(study.seconds, runs)))
     console.print_table(plan_table(study), f"scale {name}")
     console.out.print(
-        f"{len(runs)} runs, about {minutes:.0f} minutes of training on one core or GPU: "
-        "divide by how many there are"
+        f"{len(runs)} runs, {time} of training on one core or GPU: divide by how many there are"
     )
 
 
@@ -104,7 +107,15 @@ def _run(
         write_page(outcome, name, page)
         console.notes.print(f"page: {escape(str(page))}", soft_wrap=True)
     print_problems(dict(outcome.failed))
+    if not json and not outcome.failed:
+        _suggest(name, out, page)
     raise typer.Exit(1 if outcome.failed else 0)
+
+
+def _suggest(scale: str, out: Path, page: Path | None) -> None:
+    report = ["rlsparse", "report", "--store", str(out / "store")]
+    again = ["rlsparse", "reproduce", "--scale", scale, "--out", str(out)]
+    console.suggest(report, *([] if page else [[*again, "--page", "reproduction.md"]]))
 
 
 def _show_idle(names: list[str]) -> None:

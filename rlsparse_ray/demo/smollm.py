@@ -7,6 +7,9 @@ bf16 base of 269 MB (26 s). The runs are short but real: 6 GRPO steps of TRL for
 once, 107 to 151 s on two busy cores. Measured: expected reward 0.466 -> 0.491 (seed 0) and 0.492
 (seed 1), density 2.3 and 2.4 %. The learning rate is 5 times the usual 1e-6 because 6 steps of that
 moved the reward by 0.001 (samples of 8 tokens, density 0.6 %).
+What they learn is small on purpose: to begin the answer to a sum with a digit. The reward asks no
+more than that, neither in training (49 sums of operands 2 to 8) nor in the figures above (16 sums
+of 9 to 12); whether a sum is right is never looked at.
 Seed 1 run twice gave the same bytes.
 """
 
@@ -112,6 +115,7 @@ SHORT_SUMS = Task(
     preferences=training_preferences,
     reward=starts_with_digit,
     score=held_out_reward,
+    several_answers=True,
     max_new_tokens=MAX_NEW_TOKENS,
     max_length=96,
 )

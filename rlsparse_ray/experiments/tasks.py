@@ -27,6 +27,8 @@ class Task:
     """(prompts=, completions=) to 1.0 for right and 0.0 for wrong: TRL's reward signature."""
     score: Callable[[Any, Any, Run], float]
     """(model, tokenizer, run) to the mean reward on fixed questions, 0 to 1."""
+    several_answers: bool
+    """Whether more than one text is a right answer to a question."""
     max_new_tokens: int
     """Of one sample, the end token counted."""
     max_length: int
@@ -73,6 +75,7 @@ ARITHMETIC = Task(
     preferences=_arithmetic_preferences,
     reward=arithmetic.exact_reward,
     score=_arithmetic_score,
+    several_answers=False,
     max_new_tokens=arithmetic.MAX_ANSWER_TOKENS,
     max_length=32,
 )

@@ -9,6 +9,8 @@ from typing import Any
 import duckdb
 
 from rlsparse_ray import sql
+from rlsparse_ray.experiments.runs import Run
+from rlsparse_ray.reproduce.layout import Layout
 from rlsparse_ray.reproduce.study import Study, Variant
 
 Row = Mapping[str, Any]
@@ -26,12 +28,22 @@ class Evidence:
     trajectory: tuple[Row, ...] = ()
     trajectory_summary: tuple[Row, ...] = ()
     rank_by_pair: tuple[Row, ...] = ()
+    unmoved: frozenset[str] = frozenset()
+    """Variants with the weights of their main run, bit by bit: what they change never acted."""
     failed: Mapping[str, str] = field(default_factory=dict)
     """Runs that could not be made or measured, and why."""
 
     def result(self, name: str) -> Row | None:
         """What a run gave; None if it is not in the store."""
         return next((row for row in self.run_results if row["name"] == name), None)
+
+    def run(self, name: str) -> Run:
+        """How a run of all weights was trained.
+
+        Raises:
+            KeyError: the study has none of that name.
+        """
+        return {run.name: run for run in self.study.full}[name]
 
     def learned(self, name: str) -> bool:
         """Whether a run counts."""
@@ -71,15 +83,15 @@ class Evidence:
         return found
 
 
-def gather(store: str, study: Study, failed: Mapping[str, str]) -> Evidence:
-    """Ask the store everything.
+def gather(layout: Layout, study: Study, failed: Mapping[str, str]) -> Evidence:
+    """Ask the store everything, and the models whether a variant is its main run again.
 
     Raises:
         StoreError: there is no store, or nothing in it.
     """
     ours = {run.name for run in (*study.full, *study.masked)}
     ours |= {f"{name}-in-fp32" for name in ours}
-    with sql.connect(store) as con:
+    with sql.connect(layout.store) as con:
         return Evidence(
             study,
             run_results=_ask(con, "run_results", ours, margin=str(study.scale.margin)),
@@ -89,8 +101,18 @@ def gather(store: str, study: Study, failed: Mapping[str, str]) -> Evidence:
             trajectory=_ask(con, "trajectory", ours),
             trajectory_summary=_ask(con, "trajectory_summary", ours),
             rank_by_pair=_ask(con, "rank_by_pair", ours),
+            unmoved=find_unmoved(layout, study),
             failed=dict(failed),
         )
+
+
+def find_unmoved(layout: Layout, study: Study) -> frozenset[str]:
+    """The variants that have the weights of their main run, bit by bit."""
+    return frozenset(
+        variant.name
+        for variant in study.variants
+        if layout.same_weights(variant.name, variant.reference)
+    )
 
 
 def _ask(

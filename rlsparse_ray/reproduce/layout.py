@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import os
 import platform
 from collections.abc import Mapping
@@ -42,6 +43,15 @@ class Layout:
     def record(self, run: Run) -> dict[str, Any] | None:
         """The record of a run that is made, else None."""
         return done_record(run, self.models / run.base, self.models / run.name)
+
+    def same_weights(self, one: str, other: str) -> bool:
+        """Whether two models' weights files are equal, byte by byte; no files are not."""
+        left, right = (sorted((self.models / name).glob("*.safetensors")) for name in (one, other))
+        return (
+            bool(left)
+            and [path.name for path in left] == [path.name for path in right]
+            and all(filecmp.cmp(*pair, shallow=False) for pair in zip(left, right, strict=True))
+        )
 
     def session(self) -> dict[str, Any]:
         """What `note` kept; empty before the first run."""

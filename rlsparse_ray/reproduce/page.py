@@ -9,7 +9,7 @@ from typing import Any
 
 from rlsparse_ray import __version__
 from rlsparse_ray.reproduce.claims import Finding
-from rlsparse_ray.reproduce.claims.claim import Verdict
+from rlsparse_ray.reproduce.claims.claim import FEW, Verdict
 from rlsparse_ray.reproduce.evidence import Row
 from rlsparse_ray.reproduce.phases import Outcome
 from rlsparse_ray.reproduce.pictures import draw_all
@@ -25,6 +25,16 @@ _CAPTIONS = {
     "dynamics": "Sparsity along the checkpoints of runs",
     "precision": "Exact sparsity by the precision of training and of what is compared",
 }
+
+
+_TASKS = (
+    "The tiny models and those made from nothing answer sums or differences of two numbers below "
+    "100; the reward is 1 for exactly the right digits, and is measured on questions that no run "
+    "trains on. SmolLM2 (scale `small`) trains on 49 sums, and its reward is 1 if the first "
+    "character of the answer is a digit, right or wrong; it is measured on 16 other sums."
+)
+
+_NEVER_RUN = "small"
 
 
 def write_page(outcome: Outcome, scale: str, path: Path) -> None:
@@ -46,12 +56,13 @@ def _head(outcome: Outcome, scale: str) -> Iterator[str]:
     yield ""
     yield _where(outcome)
     yield ""
-    if others := sorted(packaged_scales().keys() - {scale, "quick"}):
-        yield f"Not run for this page: {', '.join(f'`--scale {name}`' for name in others)}."
-        yield ""
+    yield f"{_TASKS} {_not_run(scale)}".strip()
+    yield ""
     yield (
         "Models of this size say what happens on models of this size. A claim is judged by the "
-        "threshold under it, which was set before the runs; a run whose reward rose by no more "
+        "threshold under it. The thresholds were set before the first runs; what was added later "
+        "only asks more of the runs (in 4b, 5b, 5d and 5g, and that a verdict from fewer than "
+        f"{FEW} runs is in part at most). A run whose reward rose by no more "
         f"than {outcome.evidence.study.scale.margin:g} does not count. Numbers are means, with the "
         "smallest and the largest run in brackets. The large models behind the papers' figures are "
         "in the corpora that ship (`rlsparse plan paper`)."
@@ -72,6 +83,13 @@ def _head(outcome: Outcome, scale: str) -> Iterator[str]:
         for found in outcome.findings
     ]
     yield from _table(rows)
+
+
+def _not_run(scale: str) -> str:
+    others = sorted(packaged_scales().keys() - {scale, "quick"})
+    names = ", ".join(f"`--scale {name}`" for name in others)
+    never = f"; `{_NEVER_RUN}` was never run at all" if _NEVER_RUN in others else ""
+    return f"Not run for this page: {names}{never}." if names else ""
 
 
 def _where(outcome: Outcome) -> str:
@@ -96,7 +114,9 @@ def _claims(
         claim, measured = found.claim, found.measured
         yield from ("", f"## {claim.number}. {claim.text}: {measured.verdict}", "")
         yield f"- Published: {claim.published}."
-        yield f"- Measured, {measured.runs} runs: {measured.text}."
+        tested = measured.verdict is not Verdict.untested
+        what = f"Measured, {measured.runs} runs" if tested else "Not tested"
+        yield f"- {what}: {measured.text}."
         yield f"- Threshold: {claim.rule}."
         if measured.rows:
             yield from ("", *_table(measured.rows))

@@ -78,7 +78,7 @@ def reproduce(
         way.count_overlaps()
         way.measure_ranks()
     way.note_time()
-    evidence = gather(layout.store, study, way.failed)
+    evidence = gather(layout, study, way.failed)
     return Outcome(evidence, tuple(judge(evidence)), way.records(), layout.session())
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
@@ -46,8 +46,9 @@ def _read(path: Path) -> Document:
     try:
         return parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        known = ", ".join(packaged_scales())
-        raise ScaleError(f"{path}: no such file, and no scale of that name: {known}") from None
+        names = list(packaged_scales())
+        why = f"no such file, and no scale of that name: {', '.join(names)}"
+        raise ScaleError(f"{path}: {why}{_guess(str(path), names, '; ')}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ScaleError(f"{path}: cannot be read: {error}") from error
     except YamlSyntaxError as error:
@@ -57,14 +58,14 @@ def _read(path: Path) -> Document:
 def _message(item: ErrorDetails) -> str:
     where = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":
-        return f"unknown key {where}{_guess(str(item['loc'][-1]))}"
+        return f"unknown key {where}{_guess(str(item['loc'][-1]), sorted(set(_keys())), ': ')}"
     text = item["msg"].removeprefix("Value error, ")
     return f"{where}: {text}" if where else text
 
 
-def _guess(key: str) -> str:
-    close = difflib.get_close_matches(key, sorted(set(_keys())), n=1)
-    return f": did you mean {close[0]!r}?" if close else ""
+def _guess(word: str, known: Sequence[str], mark: str) -> str:
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"{mark}did you mean {close[0]!r}?" if close else ""
 
 
 def _keys() -> Iterator[str]:

@@ -48,6 +48,17 @@ class Study:
         return self.scale.settings(run.base, run.algorithm).seconds
 
 
+def about(seconds: float) -> str:
+    """An estimated time.
+
+    >>> about(23.4), about(1231)
+    ('about 23 seconds', 'about 21 minutes')
+    """
+    if seconds < 90:
+        return f"about {seconds:.0f} seconds"
+    return f"about {seconds / 60:.0f} minutes"
+
+
 def make_study(scale: Scale) -> Study:
     """List the runs of a scale.
 

@@ -13,7 +13,7 @@ from rlsparse_ray.cluster.works import run_works
 from rlsparse_ray.experiments.runs import Run
 from rlsparse_ray.reproduce.bases import task_of
 from rlsparse_ray.reproduce.layout import Layout, machine
-from rlsparse_ray.reproduce.study import Study
+from rlsparse_ray.reproduce.study import Study, about
 
 if TYPE_CHECKING:
     from rlsparse_ray.training import Subnetwork
@@ -123,11 +123,5 @@ class Progress:
         before, after = record["reward_before"], record["reward_after"]
         return (
             f"run {self.done} of {self.total}, {run.name}: reward {before:.3f} -> {after:.3f} "
-            f"in {record['seconds']:.0f} s; {_minutes(wall)} left"
+            f"in {record['seconds']:.0f} s; {about(wall)} left"
         )
-
-
-def _minutes(seconds: float) -> str:
-    if seconds < 90:
-        return f"about {seconds:.0f} seconds"
-    return f"about {seconds / 60:.0f} minutes"

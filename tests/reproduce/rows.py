@@ -1,7 +1,9 @@
 """Rows as the queries of a store would give them, for claims of which the verdict is known."""
 
+from dataclasses import replace
 from typing import Any
 
+from rlsparse_ray.experiments.defaults import default_run
 from rlsparse_ray.reproduce.evidence import Evidence
 from rlsparse_ray.reproduce.scale import Scale
 from rlsparse_ray.reproduce.study import Study, Variant
@@ -38,14 +40,29 @@ def evidence(*results: dict[str, Any], **rest: Any) -> Evidence:
     return Evidence(study, run_results=results, **rest)
 
 
-def beside(varies: str, *runs: tuple[str, Any, float, float], **more: Any) -> Evidence:
-    """Main runs and variants: (algorithm, value, sparsity of the main run, of the variant)."""
-    results, variants = [], []
+def beside(
+    varies: str,
+    *runs: tuple[str, Any, float, float],
+    base: str = "tiny-a",
+    updates: int = 1,
+    unmoved: tuple[str, ...] = (),
+    **more: Any,
+) -> Evidence:
+    """Main runs and variants: (algorithm, value, sparsity of the main run, of the variant).
+
+    Args:
+        base: of the variants, as are `updates` per sample; `unmoved` names those that never acted.
+        more: what a variant's row has otherwise than its main run's.
+    """
+    results, variants, trained = [], [], []
     for n, (algorithm, value, usual, changed) in enumerate(runs):
         results.append(result(f"main-{n}", algorithm, usual))
         results.append(result(f"variant-{n}", algorithm, changed, study="variant", **more))
         variants.append(Variant(varies, value, "usual", f"variant-{n}", f"main-{n}"))
-    return evidence(*results, study=Study(SCALE, (), (), tuple(variants)))
+        run = default_run(f"variant-{n}", base, algorithm, 0, "addition")
+        trained.append(replace(run, updates_per_sample=updates))
+    study = Study(SCALE, tuple(trained), (), tuple(variants))
+    return evidence(*results, study=study, unmoved=frozenset(unmoved))
 
 
 def overlap(one: str, other: str, magnitude: float, differs: str = "seed") -> dict[str, Any]:

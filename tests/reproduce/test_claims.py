@@ -52,21 +52,33 @@ def one_overlap(differs):
     return evidence(*runs, overlap_excess=(overlap("r0", "r1", 0.5, differs),))
 
 
-def trained(*gains, equal=(0.95, 0.5)):
-    runs = [result(f"g{n}", "GRPO", 0.8) for n in range(len(gains))]
+def trained(*gains, equal=(0.95, 0.5), of=()):
+    """Gains of (subnetwork, random) runs; of which algorithms, where it is not GRPO."""
+    names = of or ["GRPO"] * len(gains)
+    runs = [result(f"g{n}", name, 0.8) for n, name in enumerate(names)]
     rows = [
         row
         for n, (own, random) in enumerate(gains)
         for row in (
-            masked(f"g{n}", "subnetwork", own, equal[0]),
-            masked(f"g{n}", "random", random, equal[1]),
+            masked(f"g{n}", "subnetwork", own, equal[0], algorithm=names[n]),
+            masked(f"g{n}", "random", random, equal[1], algorithm=names[n]),
         )
     ]
     return evidence(*runs, masked_runs=tuple(rows))
 
 
-def sgd(density):
-    return beside("optimizer", ("GRPO", "sgd", 0.8, 1 - density))
+def sgd(density, **more):
+    return beside("optimizer", ("GRPO", "sgd", 0.8, 1 - density), **more)
+
+
+def own_samples(sparsity, base="smollm2-135m-instruct", **more):
+    return beside("data", ("SFT", "sampled", 0.1, sparsity), base=base, **more)
+
+
+def unclipped(*changed, **more):
+    """A GRPO run, and one of DPO."""
+    runs = zip(("GRPO", "DPO"), changed, strict=True)
+    return beside("clipping", *((name, False, 0.8, value) for name, value in runs), **more)
 
 
 def slow_sft(sparsity):
@@ -88,6 +100,9 @@ def falling(*sparsity):
 def ended(back, outside):
     return evidence(GRPO, trajectory_summary=(ends("g", back, outside),))
 
+
+TWICE = ("DPO", "DPO", "SFT", "SFT")
+THRICE = (*TWICE, "GRPO", "GRPO")
 
 CASES = {
     "1a": [
@@ -133,8 +148,15 @@ CASES = {
     ],
     "4b": [
         (HOLDS, trained((1.0, 0.5), (0.9, 0.5), (1.0, 0.6))),
-        (PART, trained((1.0, 0.98), (1.0, 0.97), (1.0, 0.98))),
-        (FAILS, trained((1.0, 0.5), (0.9, 1.4), (1.0, 1.1))),
+        (HOLDS, trained((1, 0.5), (1, 0.4), (1, 0.9), (1, 0.89), of=TWICE)),
+        # pooled, these six would be three standard errors above nothing
+        (
+            PART,
+            trained((1, 0.5), (1, 0.4), (1, 0.98), (1, 0.97), (1, 0.5), (1, 0.4), of=THRICE),
+        ),
+        (FAILS, trained((1.0, 0.98), (1.0, 0.97), (1.0, 0.98))),
+        (FAILS, trained((1.0, 0.5), (0.9, 1.1), (1.0, 0.9))),
+        (UNTESTED, trained((1.0, 0.5), (1.0, 0.5), of=("DPO", "SFT"))),
         (UNTESTED, trained((1.0, 0.5))),
     ],
     "4c": [
@@ -150,16 +172,33 @@ CASES = {
             (FAILS, beside(varies, ("GRPO", 1, 0.8, 0.8), ("PPO", 1, 0.8, 0.95))),
             (UNTESTED, beside("data", ("SFT", "sampled", 0.1, 0.9))),
         ]
-        for number, varies in (("5a", "kl"), ("5b", "clipping"), ("5c", "updates_per_sample"))
+        for number, varies in (("5a", "kl"), ("5c", "updates_per_sample"))
     },
+    "5b": [
+        (HOLDS, beside("clipping", ("GRPO", False, 0.8, 0.84), updates=4)),
+        (PART, beside("clipping", ("GRPO", False, 0.8, 0.72), updates=4)),
+        (PART, unclipped(0.8, 0.8)),
+        (FAILS, unclipped(0.8, 0.5)),
+        # the ratio of a run that never acted says nothing
+        (PART, unclipped(0.8, 0.5, unmoved=("variant-1",))),
+        (UNTESTED, unclipped(0.8, 0.8, unmoved=("variant-0", "variant-1"))),
+    ],
     "5d": [
-        (HOLDS, beside("data", ("SFT", "sampled", 0.1, 0.9))),
-        (PART, beside("data", ("SFT", "sampled", 0.1, 0.2))),
-        (FAILS, beside("data", ("SFT", "sampled", 0.1, 0.05))),
+        (HOLDS, own_samples(0.9)),
+        (PART, own_samples(0.2)),
+        (FAILS, own_samples(0.05)),
+        (UNTESTED, own_samples(0.9, base="tiny-a")),
+        (UNTESTED, own_samples(0.9, reward_after=0.65)),
     ],
     "5e": [(HOLDS, falling(0.95, 0.8)), (FAILS, falling(0.95, 0.94))],
     "5f": [(HOLDS, slow_sft(0.3)), (PART, slow_sft(0.7)), (FAILS, slow_sft(0.8))],
-    "5g": [(HOLDS, sgd(0.0002)), (PART, sgd(0.005)), (FAILS, sgd(0.2))],
+    "5g": [
+        (HOLDS, sgd(0.0002)),
+        (PART, sgd(0.005)),
+        (FAILS, sgd(0.2, reward_after=0.63)),
+        (UNTESTED, sgd(0.0002, reward_after=0.65)),
+        (UNTESTED, sgd(0.2, reward_after=0.55)),
+    ],
     "6a": [
         (HOLDS, falling(0.9, 0.85, 0.84)),
         (PART, falling(0.9, 0.85, 0.81)),
@@ -197,7 +236,7 @@ def test_what_learned_nothing_does_not_count():
     idle = {"learned": False}
     found = evidence(GRPO, result("h", "GRPO", 0.1, **idle), result("s", "SFT", 0.1, **idle))
     verdicts = {f.claim.number: f.measured for f in judge(found)}
-    assert verdicts["1a"].verdict is HOLDS and verdicts["1a"].runs == 1
+    assert verdicts["1a"].verdict is PART and verdicts["1a"].runs == 1
     assert verdicts["1b"].verdict is UNTESTED
     assert [row["name"] for row in found.idle()] == ["h", "s"]
     # neither does what was trained with the mask of such a run, or beside it
@@ -205,6 +244,63 @@ def test_what_learned_nothing_does_not_count():
     assert BY_NUMBER["4a"].test(evidence(*found.run_results, masked_runs=(row,))).runs == 0
     beside_idle = beside("kl", ("GRPO", 1, 0.8, 0.2), **idle)
     assert BY_NUMBER["5a"].test(beside_idle).verdict is UNTESTED
+
+
+def test_few_runs_hold_in_part_at_most():
+    found = {n: several(*[0.8] * 3).run_results[:n] for n in (2, 3)}
+    two, three = (judge(evidence(*found[n]))[0].measured for n in (2, 3))
+    assert (two.verdict, three.verdict) == (PART, HOLDS)
+    assert two.text.endswith("; from 2 runs only") and "only" not in three.text
+    failing = judge(ended(0.0, 0.3))
+    worst = {f.claim.number: f.measured for f in failing}["6c"]
+    assert worst.verdict is FAILS and worst.text.endswith("; from 1 run only")
+    assert judge(evidence())[0].measured.text == "no RL run learned"
+
+
+def test_a_run_that_never_acted_is_left_out_and_shown():
+    measured = BY_NUMBER["5b"].test(unclipped(0.79, 0.8, unmoved=("variant-1",)))
+    assert measured.runs == 2
+    assert "; never acted: 1 DPO (every bit as in the main run" in measured.text
+    assert "at one update a sample the ratio of probabilities is 1" in measured.text
+    assert [row["equal in every bit"] for row in measured.rows] == [0, 1]
+    # the larger difference would win, were it not left out
+    assert "-1.0 points (GRPO" in measured.text
+    both = BY_NUMBER["5a"].test(beside("kl", ("GRPO", 1, 0.8, 0.8), unmoved=("variant-0",)))
+    assert both.verdict is UNTESTED and both.text.startswith("never acted: 1 GRPO")
+    assert len(both.rows) == 1
+
+
+def test_gains_that_are_not_alike_are_said():
+    measured = BY_NUMBER["5g"].test(sgd(0.2, reward_after=1.0))
+    assert measured.text.startswith("gain in reward with SGD 0.600, with AdamW 0.200; ")
+    assert measured.rows[0]["gain, of the usual"] == "3.00"
+
+
+def test_one_right_answer_is_no_other_distribution():
+    measured = BY_NUMBER["5d"].test(own_samples(0.9, base="tiny-a"))
+    assert "each question has one right answer" in measured.text
+    assert [row["difference"] for row in measured.rows] == ["+80.0 points"]
+
+
+def test_the_masks_of_subnetworks_are_shown():
+    runs = (result("g", "GRPO", 0.8), result("s", "SFT", 0.1))
+    rows = [
+        masked(run["name"], mask, 1.0, algorithm=run["algorithm"])
+        for run in runs
+        for mask in ("subnetwork", "random", "complement")
+    ]
+    shown = BY_NUMBER["4a"].test(evidence(*runs, masked_runs=tuple(rows))).rows
+    assert [row["weights trained"] for row in shown] == [
+        *("20.0 %", "20.0 %", "80.0 %"),
+        *("90.0 %", "90.0 %", "10.0 %"),
+    ]
+
+
+def test_the_error_of_a_lead_is_that_of_its_algorithm():
+    measured = BY_NUMBER["4b"].test(trained((1, 0.5), (1, 0.3), (1, 0.9), (1, 0.9), of=TWICE))
+    assert [row["standard error"] for row in measured.rows] == ["10.0", "0.0"]
+    assert "clear for 2 of 2 algorithms: DPO +60.0 points (mask of 20 %)" in measured.text
+    assert measured.text.endswith("mean of the algorithms +35.0 points, standard error 25.0")
 
 
 def test_the_interval_draws_runs_and_not_pairs():

@@ -30,7 +30,7 @@ def drawn(tmp_path_factory):
 def test_text_is_text(drawn):
     assert list(drawn) == ["sparsity", "overlap", "subnetwork", "dynamics"]
     assert {"GRPO", "DPO", "exact", "at 1e-5", "100%"} <= words(drawn["sparsity"])
-    assert {"another seed", "densities only", "bf16 rounding too"} <= words(drawn["overlap"])
+    assert {"another seed", "densities only", "rounding too"} <= words(drawn["overlap"])
     assert {"subnetwork", "random"} <= words(drawn["subnetwork"])
     assert "complement" not in words(drawn["subnetwork"])
     assert {"grpo-0", "optimizer step"} <= words(drawn["dynamics"])

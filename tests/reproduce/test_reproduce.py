@@ -17,6 +17,7 @@ from rlsparse_ray.reproduce.scale_file import load_scale
 from rlsparse_ray.reproduce.study import make_study
 from rlsparse_ray.upkeep.checks import verify
 from tests.builders import assert_same_store, ray_environment
+from tests.test_comfort import COLOUR, on_terminal
 
 QUICK = make_study(load_scale("quick"))
 RUNS = [run.name for run in (*QUICK.full, *QUICK.masked)]
@@ -105,6 +106,16 @@ def test_the_store_is_that_of_an_undisturbed_run_and_the_page_the_same(made):
 
 
 @pytest.mark.timeout(600)
+def test_a_terminal_is_told_what_next(made):
+    out, *_ = made
+    code, seen = on_terminal("reproduce", "--quick", "--out", out, **ray_environment())
+    told = " ".join(COLOUR.sub(b"", seen).decode().split())
+    page = f"rlsparse reproduce --scale quick --out {out} --page reproduction.md"
+    assert code == 0
+    assert told.endswith(f"next: rlsparse report --store {out}/store {page}")
+
+
+@pytest.mark.timeout(600)
 def test_what_is_found(made):
     out, _, found, _ = made
     assert [row["number"] for row in found["findings"]] == [claim.number for claim in CLAIMS]
@@ -174,6 +185,10 @@ def test_a_plan_trains_nothing(tmp_path, rlsparse):
     assert ended.code == 0 and not (tmp_path / "out").exists()
     tiny = make_study(load_scale("tiny"))
     assert f"{len(tiny.full) + len(tiny.masked)} runs, about " in ended.out
+    assert (
+        f"{len(RUNS)} runs, about 23 seconds of"
+        in rlsparse("reproduce", "--quick", "--dry-run").out
+    )
     assert rlsparse("reproduce", "--quick", "--scale", "small").code == 2
 
 

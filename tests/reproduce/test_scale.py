@@ -131,6 +131,11 @@ def test_neither_a_file_nor_a_scale():
         load_scale("huge")
 
 
+def test_a_name_that_is_nearly_right():
+    with pytest.raises(ScaleError, match=r"quick, small, tiny; did you mean 'tiny'\?$"):
+        load_scale("tinny")
+
+
 def test_a_base_that_cannot_be_made():
     scale = load_scale("tiny")
     with pytest.raises(ScaleError, match=r"base 'tiny-z': give it `scratch:`.*tiny-a, tiny-b,"):

@@ -41,7 +41,7 @@ def whole(parameter: torch.Tensor) -> torch.Tensor:
 
 
 def train_wrapped(base: Path, out: Path) -> None:
-    trainer = tiny.make_trainer("Trainer", base, out, max_steps=10)
+    trainer = tiny.make_trainer("Trainer", base, out)
     masks = masks_of(trainer.model)
     before = {name: whole(p) for name, p in trainer.model.named_parameters()}
     train_subnetwork(trainer, Subnetwork.from_masks(masks))

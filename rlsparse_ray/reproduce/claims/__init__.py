@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rlsparse_ray.reproduce.claims import causes, dynamics, overlap, precision, sparsity, subnetwork
-from rlsparse_ray.reproduce.claims.claim import Claim, Measured
+from rlsparse_ray.reproduce.claims.claim import Claim, Measured, heeding_runs
 from rlsparse_ray.reproduce.evidence import Evidence
 
 CLAIMS: tuple[Claim, ...] = (
@@ -29,4 +29,4 @@ class Finding:
 
 def judge(evidence: Evidence) -> Sequence[Finding]:
     """Test every claim."""
-    return [Finding(claim, claim.test(evidence)) for claim in CLAIMS]
+    return [Finding(claim, heeding_runs(claim.test(evidence))) for claim in CLAIMS]

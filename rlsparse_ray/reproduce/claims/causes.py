@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 from rlsparse_ray.reproduce.claims.claim import (
@@ -9,16 +10,24 @@ from rlsparse_ray.reproduce.claims.claim import (
     Measured,
     Verdict,
     grade,
+    in_part_at_most,
     mean,
     percent,
     points,
     rate,
     untested,
 )
-from rlsparse_ray.reproduce.evidence import Evidence, Row
-from rlsparse_ray.reproduce.study import Variant
-
-Compared = tuple[Variant, Row, Row]
+from rlsparse_ray.reproduce.claims.compared import (
+    ALIKE,
+    Compared,
+    alike,
+    answers_differ,
+    by_setting,
+    gain,
+    ratio_clips,
+    table,
+)
+from rlsparse_ray.reproduce.evidence import Evidence
 
 LITTLE = 0.05
 LITTLE_IN_PART = 0.10
@@ -29,31 +38,10 @@ KEPT_GAP_IN_PART = 0.10
 TINY_DENSITY = 0.001
 TINY_DENSITY_IN_PART = 0.01
 
-
-def _by_setting(found: list[Compared]) -> dict[tuple[str, str], list[Compared]]:
-    """By algorithm and what was changed."""
-    settings: dict[tuple[str, str], list[Compared]] = {}
-    for one in found:
-        variant, row, _ = one
-        what = f"{variant.varies} {variant.usual} -> {variant.value}"
-        settings.setdefault((row["algorithm"], what), []).append(one)
-    return settings
-
-
-def _rows(found: list[Compared]) -> list[Row]:
-    return [
-        {
-            "algorithm": algorithm,
-            "changed": what,
-            "runs": len(some),
-            "sparsity, usual": percent(usual["sparsity"] for _, _, usual in some),
-            "sparsity, changed": percent(row["sparsity"] for _, row, _ in some),
-            "difference": points(row["sparsity"] - usual["sparsity"] for _, row, usual in some),
-            "reward, usual": f"{mean(usual['reward_after'] for _, _, usual in some):.3f}",
-            "reward, changed": f"{mean(row['reward_after'] for _, row, _ in some):.3f}",
-        }
-        for (algorithm, what), some in _by_setting(found).items()
-    ]
+_NOT_ALIKE = (
+    f"sparsity is compared only where gains are within {rate(ALIKE)} of each other, since who "
+    "learns more changes more"
+)
 
 
 def _matters_little(varies: str) -> Callable[[Evidence], Measured]:
@@ -61,31 +49,68 @@ def _matters_little(varies: str) -> Callable[[Evidence], Measured]:
         found = evidence.compared(varies)
         if not found:
             return untested(f"no run with another {varies} learned beside its main run")
+        rows = table(evidence, found)
+        acted = [one for one in found if one[0].name not in evidence.unmoved]
+        never = _never_acted([one for one in found if one not in acted])
+        if not acted:
+            return untested(never, rows)
         moved = {
             setting: mean(row["sparsity"] - usual["sparsity"] for _, row, usual in some)
-            for setting, some in _by_setting(found).items()
+            for setting, some in by_setting(acted).items()
         }
         (algorithm, what), most = max(moved.items(), key=lambda item: abs(item[1]))
+        said = f"largest difference of sparsity {100 * most:+.1f} points ({algorithm}, {what})"
         return Measured(
             grade(-abs(most), -LITTLE, -LITTLE_IN_PART),
-            f"largest difference of sparsity {100 * most:+.1f} points ({algorithm}, {what})",
-            2 * len(found),
-            _rows(found),
+            f"{said}; {never}" if never else said,
+            2 * len(acted),
+            rows,
         )
 
     return test
+
+
+def _never_acted(found: list[Compared]) -> str:
+    """Who is left out, since the weights are those of the main run; empty of nobody."""
+    each = Counter(row["algorithm"] for _, row, _ in found)
+    said = ", ".join(f"{count} {algorithm}" for algorithm, count in each.items())
+    return f"never acted: {said} (every bit as in the main run, left out)" if each else ""
+
+
+def _clipping(evidence: Evidence) -> Measured:
+    measured = _matters_little("clipping")(evidence)
+    acted = (one for one in evidence.compared("clipping") if one[0].name not in evidence.unmoved)
+    if any(ratio_clips(evidence, one) for one in acted):
+        return measured
+    return in_part_at_most(
+        measured,
+        "only clipping of the gradient's norm was tested: at one update a sample the ratio of "
+        "probabilities is 1, so its clipping cannot act",
+    )
 
 
 def _data_matters(evidence: Evidence) -> Measured:
     found = evidence.compared("data")
     if not found:
         return untested("no run on the policy's own samples learned beside its main run")
-    gained = [row["sparsity"] - usual["sparsity"] for _, row, usual in found]
+    differ = [one for one in found if answers_differ(evidence, one)]
+    if not differ:
+        return untested(
+            "each question has one right answer, and samples are kept if they are right: SFT reads "
+            "the same answers, sampled or given, and preferences have the same chosen ones, so no "
+            "run was out of distribution",
+            table(evidence, found),
+        )
+    same = [one for one in differ if alike(one)]
+    if not same:
+        said = _gains(differ, "on own samples", "on given answers")
+        return untested(f"{said}; {_NOT_ALIKE}", table(evidence, found))
+    more = [row["sparsity"] - usual["sparsity"] for _, row, usual in same]
     return Measured(
-        grade(mean(gained), MUCH, MUCH_IN_PART),
-        f"sparsity on own samples less that on given answers: {points(gained)}",
-        2 * len(found),
-        _rows(found),
+        grade(mean(more), MUCH, MUCH_IN_PART),
+        f"sparsity on own samples less that on given answers: {points(more)}",
+        2 * len(same),
+        table(evidence, found),
     )
 
 
@@ -109,7 +134,7 @@ def _rate_matters_less(evidence: Evidence) -> Measured:
         f"sparsity of RL {rate(rl)}, of SFT at its own rate {rate(usual)}, of SFT at RL's rate "
         f"{rate(slow)}: {rate(left)} of the gap is left",
         2 * len(found),
-        _rows(evidence.compared("learning_rate")),
+        table(evidence, evidence.compared("learning_rate")),
     )
 
 
@@ -117,14 +142,22 @@ def _optimizer(evidence: Evidence) -> Measured:
     found = evidence.compared("optimizer")
     if not found:
         return untested("no run with another optimizer learned beside its main run")
-    density = [row["density"] for _, row, _ in found]
+    rows, same = table(evidence, found), [one for one in found if alike(one)]
+    if not same:
+        return untested(f"{_gains(found, 'with SGD', 'with AdamW')}; {_NOT_ALIKE}", rows)
+    density = [row["density"] for _, row, _ in same]
     return Measured(
         grade(-mean(density), -TINY_DENSITY, -TINY_DENSITY_IN_PART),
         f"density with SGD {percent(density)}, with AdamW "
-        f"{percent(usual['density'] for _, _, usual in found)}",
-        2 * len(found),
-        _rows(found),
+        f"{percent(usual['density'] for _, _, usual in same)}",
+        2 * len(same),
+        rows,
     )
+
+
+def _gains(found: list[Compared], changed: str, usual: str) -> str:
+    one, other = mean(gain(row) for _, row, _ in found), mean(gain(row) for _, _, row in found)
+    return f"gain in reward {changed} {one:.3f}, {usual} {other:.3f}"
 
 
 def _steps_matter(evidence: Evidence) -> Measured:
@@ -147,7 +180,8 @@ def _steps_matter(evidence: Evidence) -> Measured:
 
 _LITTLE_RULE = (
     f"largest mean difference of exact sparsity of an algorithm at most {100 * LITTLE:.0f} points: "
-    f"holds; {100 * LITTLE_IN_PART:.0f} points: in part"
+    f"holds; {100 * LITTLE_IN_PART:.0f} points: in part; of runs that differ in any bit from their "
+    "main run"
 )
 
 CLAIMS = (
@@ -158,7 +192,13 @@ CLAIMS = (
         _LITTLE_RULE,
         _matters_little("kl"),
     ),
-    Claim("5b", "Clipping hardly matters", "no figure", _LITTLE_RULE, _matters_little("clipping")),
+    Claim(
+        "5b",
+        "Clipping hardly matters",
+        "no figure",
+        f"{_LITTLE_RULE}, and at most in part if the ratio could not be clipped",
+        _clipping,
+    ),
     Claim(
         "5c",
         "On-policy sampling hardly matters",
@@ -171,7 +211,8 @@ CLAIMS = (
         "Data near the policy's own distribution makes updates sparse",
         "SFT on own samples 91.2 %, SFT 6 to 15 %; DPO on others' data 6.8 to 7.7 %",
         f"mean difference of exact sparsity at least {100 * MUCH:.0f} points: holds; "
-        f"{100 * MUCH_IN_PART:.0f}: in part",
+        f"{100 * MUCH_IN_PART:.0f}: in part; where a question has several right answers, and "
+        f"between runs whose gains are within {rate(ALIKE)} of each other",
         _data_matters,
     ),
     Claim(
@@ -194,7 +235,8 @@ CLAIMS = (
         "SGD instead of AdamW changes next to nothing",
         "density below 0.02 %",
         f"mean density with SGD at most {rate(TINY_DENSITY)}: holds; "
-        f"{rate(TINY_DENSITY_IN_PART)}: in part",
+        f"{rate(TINY_DENSITY_IN_PART)}: in part; of runs whose gain is within {rate(ALIKE)} of "
+        "that with AdamW",
         _optimizer,
     ),
 )

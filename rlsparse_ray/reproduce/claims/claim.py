@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -13,6 +13,8 @@ import numpy as np
 from rlsparse_ray.reproduce.evidence import Evidence, Row
 
 RESAMPLES = 2000
+FEW = 3
+"""A verdict from fewer runs is in part at most."""
 
 
 class Verdict(StrEnum):
@@ -50,9 +52,25 @@ class Claim:
     test: Callable[[Evidence], Measured]
 
 
-def untested(why: str) -> Measured:
-    """There is nothing to judge by."""
-    return Measured(Verdict.untested, why, 0)
+def untested(why: str, rows: Sequence[Row] = ()) -> Measured:
+    """There is nothing to judge by; `rows` show what there is."""
+    return Measured(Verdict.untested, why, 0, rows)
+
+
+def in_part_at_most(measured: Measured, why: str) -> Measured:
+    """A verdict that is no better than in part, and says why; an untested claim stays as it is."""
+    if measured.verdict is Verdict.untested:
+        return measured
+    verdict = Verdict.in_part if measured.verdict is Verdict.holds else measured.verdict
+    return replace(measured, verdict=verdict, text=f"{measured.text}; {why}")
+
+
+def heeding_runs(measured: Measured) -> Measured:
+    """The verdict, in part at most where it rests on fewer than FEW runs."""
+    if measured.runs >= FEW:
+        return measured
+    runs = "1 run" if measured.runs == 1 else f"{measured.runs} runs"
+    return in_part_at_most(measured, f"from {runs} only")
 
 
 def grade(value: float, holds: float, in_part: float) -> Verdict:
