@@ -40,7 +40,8 @@ for _console in (out, err, notes):
         # a pipe has no width: a line a row, whatever its length
         _console.width = 10_000
 
-_PERCENT = ("sparsity", "density", "share")
+_PERCENT = {"sparsity", "density", "share"}
+"""Words of the names of columns, between underscores: shared_standard_error is no share."""
 _LIFTS = ("lift",)
 _WRAP = 60
 """Characters beyond which a text is wrapped."""
@@ -182,7 +183,7 @@ def text(column: str, value: Any) -> str:
 def _real(column: str, value: float) -> str:
     if not math.isfinite(value):
         return str(value)
-    if any(word in column for word in _PERCENT) or column in ("o1", "o2", "jaccard"):
+    if set(column.split("_")) & _PERCENT or column in ("o1", "o2", "jaccard"):
         return f"{100 * value:.2f} %"
     if column.startswith(_LIFTS):
         return f"{value:.3f}x" if value < 10 else f"{value:.2f}x"

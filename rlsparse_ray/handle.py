@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 _OVERVIEW = """
 SELECT name, family, algorithm, numel, 1 - changed / numel AS sparsity
 FROM (
-  SELECT p.name, p.family, p.algorithm, p.numel, sum(c.changed) AS changed
+  SELECT pair_id, p.name, p.family, p.algorithm, p.numel, sum(c.changed) AS changed
   FROM pairs AS p JOIN counts AS c USING (pair_id)
   WHERE c.criterion = 'exact'
   GROUP BY ALL
 )
-ORDER BY name
+ORDER BY name, pair_id
 """
 
 
@@ -81,21 +81,22 @@ class OpenStore:
             bool, in the shape that was compared; True where changed.
 
         Raises:
-            QueryError: there is no such pair, tensor or mask.
+            QueryError: there is no such pair, tensor or mask, or several pairs of that name.
         """
         import torch  # noqa: PLC0415 - a second, and only masks need it
 
+        pair_id = self._pair_id(pair)
         found = self.sql(
-            "SELECT t.shape, b.numel, b.bits FROM tensors AS t JOIN pairs AS p USING (pair_id) "
+            "SELECT t.shape, b.numel, b.bits FROM tensors AS t "
             "JOIN masks AS b USING (pair_id, tensor_key) "
-            "WHERE $pair IN (p.name, p.pair_id) AND t.tensor = $tensor "
-            "AND b.criterion = $criterion ORDER BY p.pair_id, b.block",
-            pair=pair,
+            "WHERE pair_id = $pair_id AND t.tensor = $tensor AND b.criterion = $criterion "
+            "ORDER BY b.block",
+            pair_id=pair_id,
             tensor=tensor,
             criterion=criterion,
         ).fetchall()
         if not found:
-            raise QueryError(self._why_no_mask(pair, tensor, criterion))
+            raise QueryError(self._why_no_mask(pair_id, tensor, criterion))
         blocks = [
             np.unpackbits(np.frombuffer(bits, np.uint8), count=numel, bitorder="little")
             for _, numel, bits in found
@@ -139,19 +140,18 @@ class OpenStore:
         caption = f"<caption>store {escape(self.place)}</caption>"
         return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
 
+    def _pair_id(self, pair: str) -> str:
+        try:
+            found = self.connection.execute("SELECT pair_id_of($pair)", {"pair": pair}).fetchall()
+        except duckdb.Error as error:
+            raise QueryError(str(error)) from error
+        return str(found[0][0])
+
     def _why_no_mask(self, pair: str, tensor: str, criterion: str) -> str:
-        pairs = self._column("SELECT DISTINCT unnest([name, pair_id]) FROM pairs")
-        if pair not in pairs:
-            return f"no pair {pair!r} in {self.place}{_nearest(pair, pairs)}"
-        tensors = self._column(
-            "SELECT tensor FROM tensors JOIN pairs USING (pair_id) WHERE $pair IN (name, pair_id)",
-            pair=pair,
-        )
+        tensors = self._column("SELECT tensor FROM tensors WHERE pair_id = $pair", pair=pair)
         if tensor not in tensors:
             return f"pair {pair} has no tensor {tensor!r}{_nearest(tensor, tensors)}"
-        kept = self._column(
-            "SELECT unnest(criteria) FROM pairs WHERE $pair IN (name, pair_id)", pair=pair
-        )
+        kept = self._column("SELECT unnest(criteria) FROM pairs WHERE pair_id = $pair", pair=pair)
         if criterion not in kept:
             return f"pair {pair} keeps no masks of {criterion!r}, only of {', '.join(kept)}"
         return f"tensor {tensor} of pair {pair} was not compared: see its status in `tensors`"

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from rlsparse_ray.console import with_progress
+from rlsparse_ray.console import text, with_progress
 from rlsparse_ray.errors import RlsparseError
 
 
@@ -46,3 +46,18 @@ def test_a_wrong_distance(capsys, monkeypatch):
     monkeypatch.setenv("RLSPARSE_PROGRESS_SECONDS", "often")
     with pytest.raises(RlsparseError, match="PROGRESS_SECONDS='often' is not a number of seconds"):
         lines(capsys, 1)
+
+
+@pytest.mark.parametrize(
+    ("column", "shown"),
+    [
+        ("shared_standard_error", "12.3"),
+        ("excess_share_magnitude", "1230.00 %"),
+        ("sparsity_low", "1230.00 %"),
+        ("o1_by_chance_share", "1230.00 %"),
+        ("density", "1230.00 %"),
+        ("lift_uniform", "12.30x"),
+    ],
+)
+def test_a_share_is_a_word_of_a_column(column, shown):
+    assert text(column, 12.3) == shown

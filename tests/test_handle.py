@@ -63,7 +63,7 @@ def test_how_it_looks(store):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("it's <ome>", "norm.weight"), "no pair .*did you mean it's <one>"),
+        (("it's <ome>", "norm.weight"), "no pair .*the nearest is it's <one>"),
         (("it's <one>", "model.norm.weight"), "no tensor 'model.norm.weight'; did you .*norm.wei"),
         (("it's <one>", "norm.weight", "abs:1e-5"), "keeps no masks of 'abs:1e-5', only of exact"),
     ],
@@ -71,6 +71,27 @@ def test_how_it_looks(store):
 def test_no_such_mask(store, words, message):
     with pytest.raises(QueryError, match=message):
         store.mask(*words)
+
+
+def test_two_pairs_of_one_name(tmp_path):
+    base = small_model()
+    write_model(tmp_path / "base", base)
+    pairs = []
+    for every in (5, 9):
+        tuned = {name: sparsely_changed(array, every) for name, array in base.items()}
+        write_model(tmp_path / f"tuned-{every}", tuned)
+        pairs.append({"name": "seed0", "base": "base", "tuned": f"tuned-{every}"})
+    for number, pair in enumerate(pairs):
+        corpus = write_corpus(tmp_path / f"corpus-{number}.yaml", [pair], criteria=["exact"])
+        extract_directly(corpus, tmp_path / "store")
+    with rlsparse_ray.open_store(tmp_path / "store") as store:
+        ids = [i for (i,) in store.sql("SELECT pair_id FROM pairs ORDER BY pair_id").fetchall()]
+        assert len(ids) == 2
+        assert store._repr_html_().count("<td>seed0</td>") == 2
+        with pytest.raises(QueryError, match=f"ambiguous: ids {ids[0]}, {ids[1]}"):
+            store.mask("seed0", "norm.weight")
+        first, second = (store.mask(i, "embed_tokens.weight") for i in ids)
+        assert first.shape == second.shape and not first.equal(second)
 
 
 def test_refusals(store, tmp_path):
