@@ -5,9 +5,10 @@
 -- excess_share under a baseline = (shared - expected) / (min(changed_a, changed_b) - expected): 0 if
 -- the two masks share what chance makes them share, 1 if the smaller one lies in the larger. Unlike
 -- a lift, which cannot pass 1 / density, it is comparable between sparse and dense masks. The
--- strongest baseline is magnitude, which knows bf16 rounding; its share is null unless all tensors
--- that both compared have the same base. differs names what is not the same in the two runs:
--- algorithm, dataset, seed. study is that of the labels where both runs have the same.
+-- strongest baseline is magnitude, which knows rounding; its share and lift are null unless all
+-- tensors that both compared have the same base. differs names what is not the same in the two runs,
+-- algorithm, dataset, seed, and then as `unknown seed` each that one of them does not say. study is
+-- that of the labels where both runs have the same.
 --
 -- No row: nothing was counted yet: `rlsparse overlap` does.
 WITH totals AS (
@@ -17,14 +18,18 @@ WITH totals AS (
 SELECT
     x.name AS name_a, y.name AS name_b,
     concat_ws(', ',
-        CASE WHEN x.algorithm IS DISTINCT FROM y.algorithm THEN 'algorithm' END,
-        CASE WHEN x.dataset IS DISTINCT FROM y.dataset THEN 'dataset' END,
-        CASE WHEN x.seed IS DISTINCT FROM y.seed THEN 'seed' END
+        CASE WHEN x.algorithm <> y.algorithm THEN 'algorithm' END,
+        CASE WHEN x.dataset <> y.dataset THEN 'dataset' END,
+        CASE WHEN x.seed <> y.seed THEN 'seed' END,
+        CASE WHEN x.algorithm IS NULL OR y.algorithm IS NULL THEN 'unknown algorithm' END,
+        CASE WHEN x.dataset IS NULL OR y.dataset IS NULL THEN 'unknown dataset' END,
+        CASE WHEN x.seed IS NULL OR y.seed IS NULL THEN 'unknown seed' END
     ) AS differs,
     CASE WHEN x.labels['study'] = y.labels['study'] THEN x.labels['study'] END AS study,
     x.stage AS stage_a, y.stage AS stage_b,
     o.numel, o.changed_a, o.changed_b, o.shared, o.o1, o.o2,
-    o.lift_uniform, o.lift_tensor, o.lift_margins, o.lift_magnitude,
+    o.lift_uniform, o.lift_tensor, o.lift_margins,
+    if(o.all_magnitude, o.lift_magnitude, NULL) AS lift_magnitude,
     (o.shared - o.expected_uniform) / nullif(o.smaller - o.expected_uniform, 0)
         AS excess_share_uniform,
     (o.shared - o.expected_tensor) / nullif(o.smaller - o.expected_tensor, 0)

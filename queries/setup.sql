@@ -131,6 +131,20 @@ WHERE trajectory IS NULL
             AND plain.tuned_revision = p.tuned_revision
     );
 
+-- The runs, each tuned model once: the same run may be there under two names, or against two bases,
+-- and such pairs overlap all but completely. Of several pairs of a tuned model the one whose base
+-- is no tuned model of the store counts, then the one committed first, then the first by name.
+CREATE OR REPLACE TEMP VIEW training_runs AS
+FROM runs
+QUALIFY row_number() OVER (
+    PARTITION BY tuned_source, tuned_revision
+    ORDER BY
+        (base_source, coalesce(base_revision, '')) IN (
+            SELECT (tuned_source, coalesce(tuned_revision, '')) FROM pairs
+        ),
+        created_at, name, pair_id
+) = 1;
+
 -- The files of the current pairs, table by table. The views open these and list no folder: a file
 -- that a crash left behind is never seen, and one that is gone is an error and not a smaller sum.
 SET VARIABLE store_files = (

@@ -25,7 +25,10 @@ _VIEWS = {"pairs": "all_pairs", "overlaps": "pair_overlaps"}
 """The view that shows every row of a table, where it has another name."""
 
 _STARTING_POINTS = {
-    "Views": ("pairs", "runs", "trajectory_pairs", "tensor_counts", "spectra_tensors"),
+    "Views": (
+        *("pairs", "runs", "training_runs", "trajectory_pairs", "tensor_counts"),
+        "spectra_tensors",
+    ),
     "Formulas": (
         *("density", "sparsity", "lift", "expected_uniform", "jaccard", "phi"),
         *("weighted_mean", "cells"),

@@ -28,7 +28,7 @@ class Answers:
 
     def rows(self, figure: Figure) -> pa.Table:
         """What a figure draws: the answer, with what is counted from masks for it, in its shape."""
-        answer = self(figure.query)
+        answer = figure.ask(self._con) if figure.ask else self(figure.query)
         if figure.count is not None:
             key = (figure.query, figure.count)
             if key not in self._counted:

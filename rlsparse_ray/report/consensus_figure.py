@@ -3,10 +3,12 @@
 import duckdb
 import pyarrow as pa
 
+from rlsparse_ray.console import count
 from rlsparse_ray.population.consensus import histogram_of
 from rlsparse_ray.population.groups import group_of
 from rlsparse_ray.report import marks
 from rlsparse_ray.report.figure import Choice, Figure, Filter, Spec, values_of
+from rlsparse_ray.report.thinning import Units
 from rlsparse_ray.store import Store
 
 _BITS = 4_000_000_000
@@ -52,7 +54,7 @@ def _count(groups: pa.Table, con: duckdb.DuckDBPyConnection, store: str) -> pa.T
 def _draw(rows: pa.Table, _: Choice) -> Spec:
     knows = {
         "share_uniform": "chance: densities only",
-        "share_magnitude": "chance: bf16 rounding too",
+        "share_magnitude": "chance: rounding too",
     }
     x: Spec = {
         "field": "changed_in",
@@ -109,9 +111,12 @@ CONSENSUS = (
         query="consensus_groups",
         columns=_COLUMNS,
         draw=_draw,
-        summary=lambda rows: f"Histograms of {len(values_of(rows, 'group'))} groups of runs.",
+        summary=lambda rows: (
+            f"Histograms of {count(len(values_of(rows, 'group')), 'group')} of runs."
+        ),
         fills="there is no group of three runs of one algorithm on one base that is small enough",
         filters=(Filter("group", "Group"),),
+        units=Units("groups", ("group",)),
         count=_count,
     ),
 )

@@ -7,9 +7,9 @@ from pathlib import Path
 import pyarrow as pa
 import vl_convert
 
-from rlsparse_ray.errors import RlsparseError
 from rlsparse_ray.report.figure import Spec
 from rlsparse_ray.report.packed import records
+from rlsparse_ray.report.place import check_place
 from rlsparse_ray.report.theme import config
 from rlsparse_ray.storage.local_files import write_file
 
@@ -63,15 +63,12 @@ class Chart:
 
 
 def check_suffix(path: Path) -> None:
-    """Know before the work whether a picture can be of that format.
+    """Know before the work whether a picture can be of that format, and written there.
 
     Raises:
         RlsparseError: it cannot.
     """
-    if path.suffix not in _DRAW:
-        raise RlsparseError(
-            f"{path}: a figure is {', '.join(_DRAW)}, not {path.suffix or 'a folder'!r}"
-        )
+    check_place(path, "figure", tuple(_DRAW))
 
 
 def _pdf(spec: Spec) -> bytes:

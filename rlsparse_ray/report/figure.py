@@ -8,9 +8,13 @@ from typing import Any, Self
 import duckdb
 import pyarrow as pa
 
+from rlsparse_ray.report.thinning import LINES, RUNS, Thinned, Units, thinned
+
 Spec = dict[str, Any]
 Choice = Mapping[str, str]
 """By the name of a switch, the option that is chosen."""
+Ask = Callable[[duckdb.DuckDBPyConnection], pa.Table]
+"""From a session over a store to as much of the answer of a query as a page can wait for."""
 Count = Callable[[pa.Table, duckdb.DuckDBPyConnection, str], pa.Table]
 """From the answer of a query, a session over a store and its place, to the rows of a figure."""
 
@@ -59,7 +63,10 @@ class Figure:
         draw: the Vega-Lite specification for the rows and a choice of switches, without its data.
         summary: one sentence that says what there is to see, for those who do not see it.
         fills: the command that makes its rows, if there are none, or why there are none.
+        units: what a page or a picture leaves out as a whole where there is too much of it.
+        lines: those of which each has a line of its own; a picture has `LINES` of them at most.
         shape: makes the columns of the answer of the query.
+        ask: asks the query itself, where all of its answer would read too much for a page.
         count: adds to the answer of the query what has to be counted in the masks of the store.
         height: the largest height in pixels on a page; higher ones scroll.
     """
@@ -74,9 +81,16 @@ class Figure:
     fills: str
     switches: tuple[Switch, ...] = ()
     filters: tuple[Filter, ...] = ()
+    units: Units = RUNS
+    lines: Units | None = None
     shape: Callable[[pa.Table], pa.Table] = lambda answer: answer
+    ask: Ask | None = None
     count: Count | None = None
     height: int = 720
+
+    def drawn(self, rows: pa.Table) -> Thinned:
+        """Those rows that a picture shows of what a page holds."""
+        return thinned(rows, self.lines or self.units, LINES if self.lines else None)
 
     def offered(self, rows: pa.Table) -> Self:
         """With the options that these rows have a value for."""
@@ -85,6 +99,11 @@ class Figure:
     def default(self) -> dict[str, str]:
         """The first option of every switch."""
         return {s.name: next(iter(s.options)) for s in self.switches}
+
+    def shown(self, choice: Choice) -> list[str]:
+        """What is chosen, in words, switch by switch; none of those that change nothing."""
+        told = (s for s in self.switches if not set(s.idle) & set(choice.values()))
+        return [f"{s.label}: {s.options[choice[s.name]]}" for s in told]
 
     def choices(self) -> Iterator[dict[str, str]]:
         """Every combination of options, the default first."""

@@ -2,10 +2,13 @@
 
 import pyarrow as pa
 
+from rlsparse_ray.console import count
 from rlsparse_ray.report import marks
 from rlsparse_ray.report.figure import Choice, Figure, Filter, Spec, values_of
+from rlsparse_ray.report.thinning import Units
 
 _FILLS = "rlsparse spectra --store {store}"
+_PAIRS = Units("pairs", ("name",))
 _RANKS = {
     "matrix_rank_share_unweighted": "matrix rank",
     "energy_rank_99_share_unweighted": "99 % of the energy",
@@ -47,7 +50,7 @@ def _ranks(rows: pa.Table, _: Choice) -> Spec:
             },
         },
         transform=fold,
-        encoding={"y": marks.nominal("name", names, title=None, axis={"grid": True})},
+        encoding={"y": marks.listed("name", names, title=None, axis={"grid": True})},
         height=marks.rows_of(len(names), 22),
     )
 
@@ -64,7 +67,7 @@ def _share_texts(answer: pa.Table) -> pa.Table:
 
 def _principal(rows: pa.Table, _: Choice) -> Spec:
     lines = sorted(values_of(rows, "line"), key=lambda text: (text.rpartition(": ")[2], text))
-    knows = {"lift_uniform": "densities only", "lift_magnitude": "bf16 rounding too"}
+    knows = {"lift_uniform": "densities only", "lift_magnitude": "rounding too"}
     labels = list(knows.values())
     lifts = [v for column in knows for v in rows[column].to_pylist() if v]
     x = marks.ratio(
@@ -108,7 +111,7 @@ def _principal(rows: pa.Table, _: Choice) -> Spec:
     drawn: Spec = {
         "transform": fold,
         "encoding": {
-            "y": marks.nominal(
+            "y": marks.listed(
                 "line", lines, title=None, axis={"labelExpr": marks.lines("datum.value", ": ")}
             )
         },
@@ -128,8 +131,10 @@ GEOMETRY = (
         query="rank_by_pair",
         columns=("name", "algorithm", "measured", "density", "stable_rank_unweighted", *_RANKS),
         draw=_ranks,
-        summary=lambda rows: f"Ranks of {rows.num_rows} pairs, as shares of full rank.",
+        summary=lambda rows: f"Ranks of {count(rows.num_rows, 'pair')}, as shares of full rank.",
         fills=_FILLS,
+        units=_PAIRS,
+        lines=_PAIRS,
     ),
     Figure(
         name="principal",
@@ -147,10 +152,12 @@ GEOMETRY = (
         shape=_share_texts,
         draw=_principal,
         summary=lambda rows: (
-            f"Lifts of {len(values_of(rows, 'name'))} pairs within masks of the base, over two "
-            "baselines."
+            f"Lifts of {count(len(values_of(rows, 'name')), 'pair')} within masks of the "
+            "base, over two baselines."
         ),
         fills=_FILLS,
         filters=(Filter("share", "Mask holds"),),
+        units=_PAIRS,
+        lines=Units("lines", ("line",)),
     ),
 )

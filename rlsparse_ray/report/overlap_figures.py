@@ -1,16 +1,18 @@
 """Figures of what runs have in common, and of what remains of it when chance is taken out."""
 
 from statistics import geometric_mean
-from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from rlsparse_ray.console import count
 from rlsparse_ray.report import marks
 from rlsparse_ray.report.figure import Choice, Figure, Spec, Switch
 from rlsparse_ray.report.shift_column import with_shift
+from rlsparse_ray.report.thinning import TWO_RUNS
 
 BASELINES = {
-    "magnitude": "magnitude: bf16 rounding",
+    "magnitude": "magnitude: rounding",
     "margins": "margins: busy rows, columns",
     "shift": "shift: one mask moved along",
     "tensor": "tensor: busy tensors",
@@ -23,36 +25,34 @@ _COLUMNS = (
     *("name_a", "name_b", "differs", "changed_a", "changed_b", "shared", "o1", "o2"),
     *(f"lift_{b}" for b in BASELINES),
     *(f"excess_share_{b}" for b in BASELINES),
+    "sample_fraction",
 )
 
 
 def named_apart(answer: pa.Table) -> pa.Table:
     """Names that several runs have give way to ids, as two lines of a matrix may not be one."""
-    ids: dict[str, set[str]] = {}
+    # in Arrow: 1,500 runs are a million rows
+    sides = [answer.select([f"name_{s}", f"pair_{s}"]).rename_columns(["name", "id"]) for s in "ab"]
+    ids = pa.concat_tables(sides).group_by("name").aggregate([("id", "count_distinct")])
+    several = ids.filter(pc.greater(ids["id_count_distinct"], 1))["name"].combine_chunks()
     for side in ("a", "b"):
-        names, pairs = answer[f"name_{side}"].to_pylist(), answer[f"pair_{side}"].to_pylist()
-        for name, pair in zip(names, pairs, strict=True):
-            ids.setdefault(name, set()).add(pair)
-    for side in ("a", "b"):
-        rows = zip(
-            answer[f"name_{side}"].to_pylist(), answer[f"pair_{side}"].to_pylist(), strict=True
-        )
-        labels = pa.array([n if len(ids[n]) == 1 else p for n, p in rows], pa.string())
+        names, pairs = answer[f"name_{side}"], answer[f"pair_{side}"]
+        labels = pc.if_else(pc.is_in(names, several), pairs, names)
         place = answer.schema.get_field_index(f"name_{side}")
         answer = answer.set_column(place, f"name_{side}", labels)
     return answer
 
 
-def _comparable(rows: pa.Table) -> list[dict[str, Any]]:
+def _comparable(rows: pa.Table) -> pa.Table:
     """Pairs of runs with every baseline, as the query `headline` counts them, so that the lines
     of a picture are of the same ones; all pairs of runs if none has."""
-    return [
-        r for r in rows.to_pylist() if r["excess_share_magnitude"] is not None
-    ] or rows.to_pylist()
+    found = rows.filter(pc.is_valid(rows["excess_share_magnitude"]))
+    return found if found.num_rows else rows
 
 
 def _rounding(rows: pa.Table, _: Choice) -> Spec:
-    shifted = all(r["lift_shift"] is not None for r in _comparable(rows))
+    comparable = _comparable(rows)
+    shifted = comparable["lift_shift"].null_count == 0
     shown = [b for b in reversed(BASELINES) if b != "shift" or shifted]
     labels = {f"lift_{b}": BASELINES[b] for b in shown}
     order = list(labels)
@@ -73,7 +73,7 @@ def _rounding(rows: pa.Table, _: Choice) -> Spec:
         {"calculate": "exp(datum.log)", "as": "lift"},
     ]
     title = "lift: shared changes / shared changes expected by chance"
-    lifts = [r[column] for r in _comparable(rows) for column in order if r[column]]
+    lifts = [lift for column in order for lift in comparable[column].to_pylist() if lift]
     dots: Spec = {
         "transform": binned,
         "mark": {"type": "circle", "style": "muted", "opacity": 0.55},
@@ -114,8 +114,8 @@ def _rounding(rows: pa.Table, _: Choice) -> Spec:
     return marks.layers(marks.line_at(1), drawn, height=300)
 
 
-def _mean_lift(rows: list[dict[str, Any]], baseline: str) -> float | None:
-    lifts = [r[f"lift_{baseline}"] for r in rows if r[f"lift_{baseline}"]]
+def _mean_lift(rows: pa.Table, baseline: str) -> float | None:
+    lifts = [lift for lift in rows[f"lift_{baseline}"].to_pylist() if lift]
     return geometric_mean(lifts) if lifts else None
 
 
@@ -123,21 +123,41 @@ def _say_rounding(rows: pa.Table) -> str:
     kept = _comparable(rows)
     uniform, magnitude = (_mean_lift(kept, b) for b in ("uniform", "magnitude"))
     if uniform is None or magnitude is None:
-        return f"{rows.num_rows:,} pairs of runs; no two of them have the same base."
+        said = f"{_pairs_of_runs(rows.num_rows)}; no two of them have the same base."
+    else:
+        said = (
+            f"{_pairs_of_runs(kept.num_rows)}: {uniform:.3g} times the overlap that chance gives "
+            f"if it knows only the densities, and {magnitude:.3g} times what it gives if it knows "
+            "rounding too."
+        )
+    return said + _say_sample(rows)
+
+
+def _pairs_of_runs(number: int) -> str:
+    return f"{count(number, 'pair')} of runs"
+
+
+def _say_sample(rows: pa.Table) -> str:
+    sample = pc.min(rows["sample_fraction"]).as_py()
+    if sample is None or sample >= 1:
+        return ""
     return (
-        f"{len(kept):,} pairs of runs share {uniform:.3g} times what chance gives if it knows only "
-        f"the densities, and {magnitude:.3g} times what it gives if it knows bf16 rounding too."
+        f" These are estimates: some overlaps were counted in a sample of {sample:.2%} of the "
+        "blocks of weights."
     )
+
+
+def _names(rows: pa.Table) -> set[str]:
+    return {*rows["name_a"].unique().to_pylist(), *rows["name_b"].unique().to_pylist()}
 
 
 def _order(rows: pa.Table) -> list[str]:
     """Runs with a common base beside one another, which are those with a magnitude baseline."""
-    names = {*rows["name_a"].to_pylist(), *rows["name_b"].to_pylist()}
+    names = _names(rows)
     first = {name: name for name in names}
-    for row in rows.to_pylist():
-        if row["lift_magnitude"] is not None:
-            a, b = row["name_a"], row["name_b"]
-            first[a], first[b] = min(first[a], b), min(first[b], a)
+    same = rows.filter(pc.is_valid(rows["lift_magnitude"]))
+    for a, b in zip(same["name_a"].to_pylist(), same["name_b"].to_pylist(), strict=True):
+        first[a], first[b] = min(first[a], b), min(first[b], a)
     return sorted(names, key=lambda name: (first[name], name))
 
 
@@ -194,10 +214,8 @@ def _matrix(rows: pa.Table, choice: Choice) -> Spec:
     form = ".4~g" if show == "lift" else marks.EXACT_PERCENT
     brief = ".3~g" if show == "lift" else marks.PERCENT
     place: Spec = {
-        "y": marks.nominal("row", order, axis=axis, scale={"domain": order}),
-        "x": marks.nominal(
-            "column", order, axis={**axis, "labelAngle": -90}, scale={"domain": order}
-        ),
+        "y": marks.listed("row", order, axis=axis),
+        "x": marks.listed("column", order, axis={**axis, "labelAngle": -90}),
     }
     cells: Spec = {
         "mark": {"type": "rect"},
@@ -246,7 +264,7 @@ def _matrix(rows: pa.Table, choice: Choice) -> Spec:
 
 
 def _say_matrix(rows: pa.Table) -> str:
-    return f"A matrix of {len(_order(rows))} runs by themselves. {_say_rounding(rows)}"
+    return f"A matrix of {len(_names(rows))} runs by themselves. {_say_rounding(rows)}"
 
 
 OVERLAP = (
@@ -256,9 +274,10 @@ OVERLAP = (
         caption=(
             "Each dot is a group of pairs of runs with nearly the same lift, as large as there are "
             "pairs; the bar is the geometric mean. From top to bottom, chance is told more. Small "
-            "weights have small steps in bf16, so they change in every run: what stands at 1× in "
-            "the last line is explained by that alone. All lines are of the same pairs of runs; "
-            "shift has one if it was counted for every one of them."
+            "weights have small steps, in bf16 for example, so they change in every run: what "
+            "stands at 1× in the last line is explained by that alone. All lines are of the same "
+            "pairs of runs; shift has one if it was counted for every one of them. Shift is of "
+            "whole blocks of tensors of at least 131,072 weights, the other lines of all weights."
         ),
         query="overlap_excess",
         columns=_COLUMNS,
@@ -267,6 +286,7 @@ OVERLAP = (
         draw=_rounding,
         summary=_say_rounding,
         fills=FILLS,
+        units=TWO_RUNS,
     ),
     Figure(
         name="overlap-matrix",
@@ -274,9 +294,10 @@ OVERLAP = (
         caption=(
             "Rows and columns are runs. A lift of 1× is what chance gives; orange is more, blue is "
             "less. Blank: no tensor in common, or a baseline that is not defined, as magnitude is "
-            "not for two bases and shift not without a tensor of 131,072 weights. Shift is counted "
-            "from the masks while a page is written, small models first and for seconds only, and "
-            "is no choice where none was; rlsparse query overlap_lifts -p shift=yes counts all."
+            "not unless all common tensors have the same base, and shift not without a tensor of "
+            "131,072 weights. Shift is of whole blocks of such tensors only; it is counted from "
+            "the masks while a page is written, small models first and for seconds only, and is "
+            "no choice where none was; rlsparse query overlap_lifts -p shift=yes counts all."
         ),
         query="overlap_excess",
         columns=_COLUMNS,
@@ -285,6 +306,7 @@ OVERLAP = (
         draw=_matrix,
         summary=_say_matrix,
         fills=FILLS,
+        units=TWO_RUNS,
         switches=(
             Switch("baseline", "Chance knows", BASELINES, idle=("o1",), column="lift_{}"),
             Switch("show", "Show", _SHOWN),

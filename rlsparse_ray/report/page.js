@@ -40,6 +40,12 @@
     return rows.filter((row) => filters.every(([column, value]) => String(row[column]) === value));
   }
 
+  function drawnRows(name, filters) {
+    // a browser has no canvas for any number of lines; the note beside the figure says which these are
+    const kept = Object.entries(page.figures[name].drawn ?? {}).map(([column, names]) => [column, new Set(names)]);
+    return shownRows(name, filters).filter((row) => kept.every(([column, names]) => names.has(row[column])));
+  }
+
   function styled(mode, width) {
     const config = structuredClone(page.config[mode]);
     if (width < NARROW) {
@@ -72,28 +78,46 @@
     return { ...fitted, autosize: { type: "fit-x", contains: "padding" } };
   }
 
-  async function draw(name, mode = dark.matches ? "dark" : "light") {
+  async function draw(name, mode) {
+    try {
+      await tryDraw(name, mode);
+    } catch (error) {
+      // the other figures are not to go with this one
+      drawings.delete(name);
+      document.getElementById(`chart-${name}`).removeAttribute("role"); // what is in an image is not read out
+      const why = `This figure could not be drawn: ${error.message}; its rows are in the table and the CSV.`;
+      document.getElementById(`chart-${name}`).firstElementChild.replaceChildren(element("p", why, { class: "empty" }));
+      console.error(name, error);
+    }
+  }
+
+  async function tryDraw(name, mode = dark.matches ? "dark" : "light") {
     const figure = document.getElementById(name);
     const place = document.getElementById(`chart-${name}`);
     const { key, filters } = chosen(figure);
-    const rows = shownRows(name, filters);
+    const rows = drawnRows(name, filters);
     const width = place.clientWidth;
     const spec = { ...sized(page.figures[name].specs[key], width), data: { values: rows } };
     // Vega puts its own words on the element that it draws in, so that is not the one with ours
     drawings.get(name)?.finalize();
+    place.setAttribute("role", "img");
     drawings.set(name, await window.vegaEmbed(place.firstElementChild, spec, {
       mode: "vega-lite", actions: false, config: styled(mode, width), tooltip: { theme: mode },
       renderer: rows.length > MANY ? "canvas" : "svg",
     }));
     figure.dataset.drawn = [key, ...filters.map(([, value]) => value)].join("|");
     figure.dataset.mode = mode;
+    const scroll = place.parentElement;
+    scroll.toggleAttribute("tabindex", false);
+    if (scroll.scrollHeight > scroll.clientHeight) scroll.tabIndex = 0; // not every browser does so by itself
   }
 
   function announce(figure) {
-    const words = [...figure.querySelectorAll("fieldset:not(:disabled) input:checked + span")]
-      .map((span) => span.textContent);
-    figure.querySelectorAll("select").forEach((select) => words.push(select.value));
-    figure.querySelector(".status").textContent = `Shown: ${words.join(", ")}`;
+    const words = [...figure.querySelectorAll("fieldset:not(:disabled)")].map((set) =>
+      `${set.querySelector("legend").textContent}: ${set.querySelector("input:checked + span").textContent}`);
+    figure.querySelectorAll("label.select").forEach((label) =>
+      words.push(`${label.firstChild.textContent.trim()}: ${label.querySelector("select").value}`));
+    figure.querySelector(".status").textContent = words.length ? `Shown: ${words.join("; ")}` : "";
   }
 
   const quoted = (value) => {
@@ -138,7 +162,7 @@
       names.forEach((n) => line.append(element("td", row[n] ?? "–", style[n])));
     }
     const more = rows.length - SHOWN;
-    place.replaceChildren(table, ...(more > 0 ? [element("p", `${more} more rows are in the CSV.`)] : []));
+    place.replaceChildren(table, ...(more > 0 ? [element("p", `${more} more ${more === 1 ? "row is" : "rows are"} in the CSV.`)] : []));
   }
 
   function wire(figure) {
@@ -169,6 +193,9 @@
     if ((known < NARROW) !== (innerWidth < NARROW)) drawAll();
     known = innerWidth;
   });
-  drawAll().then(() => { document.documentElement.dataset.ready = "yes"; });
+  drawAll().then(() => {
+    drawn.forEach((name) => announce(document.getElementById(name)));
+    document.documentElement.dataset.ready = "yes";
+  });
   window.rlsparse = { csv };
 })();

@@ -1,5 +1,6 @@
 """The page: one HTML file with its data, its drawing code and nothing to fetch."""
 
+import shlex
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from functools import cache
@@ -12,16 +13,21 @@ import pyarrow as pa
 import vl_convert
 
 from rlsparse_ray import __version__, sql
+from rlsparse_ray.console import count
 from rlsparse_ray.report.answers import Answers
 from rlsparse_ray.report.catalogue import SECTIONS
 from rlsparse_ray.report.figure import Figure, Filter, Switch, values_of
 from rlsparse_ray.report.headline import facts_of, headline_html
 from rlsparse_ray.report.packed import packed, script_json
+from rlsparse_ray.report.place import check_place
 from rlsparse_ray.report.table import Table
 from rlsparse_ray.report.tables import TABLES, doubts_of
 from rlsparse_ray.report.theme import config
+from rlsparse_ray.report.thinning import Thinned, thinned
 from rlsparse_ray.storage.local_files import write_file
 
+ROWS = 1_000
+"""Rows of a table that a page has, the first ones; a browser is slow to lay out more."""
 TITLE = "Which weights did training change, and is that more than chance?"
 
 
@@ -37,9 +43,13 @@ def write_report(store: str | Path, path: Path, now: datetime | None = None) -> 
         Its size in bytes.
 
     Raises:
+        RlsparseError: the path is an address or a folder, or ends neither in .html nor in .htm.
         StoreError: not a store, or one without a committed pair.
         QueryError: what DuckDB has to say.
     """
+    if not path.exists() or path.is_file() or path.is_dir():
+        # a pipe or a device takes a page whatever its name is
+        check_place(path, "report", (".html", ".htm"))
     with sql.connect(store) as con:
         text = render(Answers(con, str(store)), now or datetime.now(UTC))
     data = text.encode()
@@ -61,7 +71,7 @@ def render(answers: Answers, now: datetime) -> str:
         if title in rest
     ]
     titles = [*SECTIONS, *(t for t in dict.fromkeys(t.section for t in TABLES) if t in rest)]
-    facts = facts_of(answers("provenance"), answers("runs_by_tolerance"))
+    facts = facts_of(answers)
     parts = {
         "title": escape(TITLE),
         "store": escape(answers.store),
@@ -88,7 +98,7 @@ class _Body:
 
     def __init__(self, answers: Answers) -> None:
         self._answers = answers
-        self._store = answers.store
+        self._store = shlex.quote(answers.store)
         self._rows: dict[str, pa.Table] = {}
         self._keys: dict[Any, str] = {}
         self._figures: dict[str, Any] = {}
@@ -98,20 +108,24 @@ class _Body:
         rows = self._answers.rows(figure)
         if not rows.num_rows:
             return _frame(figure, _empty(figure.fills.format(store=self._store)))
-        figure = figure.offered(rows)
-        same = (figure.query, figure.count, figure.columns, figure.shape)
+        summary = figure.summary(rows)
+        held = thinned(rows, figure.units)
+        drawn = figure.drawn(held.rows)
+        figure = figure.offered(held.rows)
+        same = (figure.query, figure.ask, figure.count, figure.columns, figure.shape, figure.units)
         key = self._keys.setdefault(same, figure.name)
-        self._rows[key] = rows
+        self._rows[key] = held.rows
         self._figures[figure.name] = {
             "rows": key,
             "filters": [f.column for f in figure.filters],
-            "specs": {"|".join(c.values()): figure.draw(rows, c) for c in figure.choices()},
+            "specs": {"|".join(c.values()): figure.draw(drawn.rows, c) for c in figure.choices()},
+            "drawn": None if drawn.whole else drawn.names(),
         }
         controls = "".join(_radios(figure.name, s) for s in figure.switches)
-        controls += "".join(_select(figure.name, f, rows) for f in figure.filters)
-        summary = figure.summary(rows)
+        controls += "".join(_select(figure.name, f, held.rows) for f in figure.filters)
         chart = (
-            f'<div class="scroll" style="max-height:{figure.height}px">'
+            f'<div class="scroll" role="group" aria-labelledby="{figure.name}-title" '
+            f'style="max-height:{figure.height}px">'
             f'<div class="chart" id="chart-{figure.name}" role="img" '
             f'aria-label="{escape(f"{figure.title}. {summary}")}"><div></div></div></div>'
         )
@@ -119,8 +133,8 @@ class _Body:
         return _frame(
             figure,
             (f'<div class="controls">{controls}</div>' if controls else "")
-            + f'<p class="summary">{escape(summary)}</p>{chart}{status}'
-            + _foot(figure.name, figure.query, rows.num_rows, self._store, is_figure=True),
+            + f'<p class="summary">{escape(summary)}</p>{_left_out(held, drawn)}{chart}{status}'
+            + _foot(figure.name, figure.query, held.rows.num_rows, self._store, is_figure=True),
         )
 
     def tables(self, section: str) -> Iterator[str]:
@@ -135,10 +149,11 @@ class _Body:
             return _frame(
                 table, _empty(table.empty.format(store=self._store), good=table.empty_is_good)
             )
-        self._rows[table.name] = rows
+        total = rows.num_rows
+        self._rows[table.name] = rows = rows.slice(0, ROWS)
         self._figures[table.name] = {"rows": table.name, "filters": [], "specs": {}}
         foot = _foot(table.name, table.query, rows.num_rows, self._store, is_figure=False)
-        return _frame(table, table.html(rows) + foot)
+        return _frame(table, table.html(rows) + _more(total - rows.num_rows) + foot)
 
     def data(self) -> Mapping[str, Any]:
         """Rows by key, what is drawn of them by figure, and the styles."""
@@ -177,6 +192,22 @@ def _empty(what: str, good: bool = False) -> str:
     return f'<p class="empty">Nothing to draw: {escape(what)}.</p>'
 
 
+def _left_out(held: Thinned, drawn: Thinned) -> str:
+    said = []
+    if not held.whole:
+        said.append(
+            f"This page, its CSV too, has {held.words()}; the sentence above is of all of them, "
+            "and the command under SQL gives all."
+        )
+    if not drawn.whole:
+        said.append(f"Drawn are {drawn.words()}; the table and the CSV have the others too.")
+    return f'<p class="summary left">{escape(" ".join(said))}</p>' if said else ""
+
+
+def _more(rows: int) -> str:
+    return f"<p>{count(rows, 'more row')}: the command under SQL gives all.</p>" if rows else ""
+
+
 def _radios(figure: str, switch: Switch) -> str:
     idle = escape(" ".join(switch.idle))
     buttons = "".join(
@@ -202,9 +233,9 @@ def _select(figure: str, choice: Filter, rows: pa.Table) -> str:
     )
 
 
-def _foot(name: str, query: str, count: int, store: str, *, is_figure: bool) -> str:
+def _foot(name: str, query: str, rows: int, store: str, *, is_figure: bool) -> str:
     table = (
-        f'<details class="as-table"><summary>Table ({count:,} rows)</summary>'
+        f'<details class="as-table"><summary>Table ({count(rows, "row")})</summary>'
         '<div class="rows" tabindex="0" role="region" aria-label="Table of the figure"></div>'
         "</details>"
     )

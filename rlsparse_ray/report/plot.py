@@ -1,5 +1,6 @@
 """Figures for papers: those of the page, drawn without a browser."""
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -53,7 +54,8 @@ def complete(figure: Figure, rows: pa.Table, choices: Mapping[str, str], store: 
     """
     if not rows.num_rows:
         raise QueryError(
-            f"figure {figure.name!r} has no data yet: {figure.fills.format(store=store)}"
+            f"figure {figure.name!r} has no data yet: "
+            f"{figure.fills.format(store=shlex.quote(store))}"
         )
     figure = figure.offered(rows)
     switches = figure.default()
@@ -63,10 +65,15 @@ def complete(figure: Figure, rows: pa.Table, choices: Mapping[str, str], store: 
         _check_choice(figure, name, value, known)
         if name in switches:
             switches[name] = value
-    for column in (f.column for f in figure.filters):
+    said = figure.shown(switches)
+    for column, label in ((f.column, f.label) for f in figure.filters):
         value = choices.get(column, known[column][0])
         rows = rows.filter(pc.equal(rows[column], value))
-    return Chart(figure.draw(rows, switches), rows)
+        said.append(f"{label}: {value}")
+    drawn = figure.drawn(rows)
+    said += [] if drawn.whole else [f"Drawn: {drawn.words()}"]
+    title = {"title": {"text": said, "anchor": "start"}} if said else {}
+    return Chart({**title, **figure.draw(drawn.rows, switches)}, drawn.rows)
 
 
 def _check_choice(figure: Figure, name: str, value: str, known: Mapping[str, list[str]]) -> None:

@@ -1,14 +1,23 @@
 """The figure of what the labels of two runs have to do with what they share."""
 
 import math
+from collections import Counter
 from statistics import fmean
 from typing import Any
 
 import pyarrow as pa
 
 from rlsparse_ray.report import marks
-from rlsparse_ray.report.figure import Choice, Figure, Spec, values_of
+from rlsparse_ray.report.figure import Choice, Figure, Spec
 from rlsparse_ray.report.overlap_figures import FILLS, named_apart
+from rlsparse_ray.report.thinning import TWO_RUNS
+
+
+def _comparable(rows: pa.Table) -> pa.Table:
+    """Pairs of runs that have both baselines, so that two bars are means over the same ones; all
+    pairs of runs if none has."""
+    kept = rows.filter(rows["excess_share_magnitude"].is_valid())
+    return kept if kept.num_rows else rows
 
 
 def _lowest(rows: pa.Table, columns: list[str]) -> float:
@@ -17,17 +26,24 @@ def _lowest(rows: pa.Table, columns: list[str]) -> float:
     return max(-1.0, min(0.0, math.floor(10 * low) / 10))
 
 
+def _labels(rows: pa.Table) -> dict[str, str]:
+    """By relation, its name with the number of pairs of runs, the shortest name first."""
+    counts = Counter(rows["relation"].to_pylist())
+    order = sorted(counts, key=lambda text: (text.count(","), text))
+    return {relation: f"{relation}, n = {counts[relation]:,}" for relation in order}
+
+
 def _relations(rows: pa.Table, _: Choice) -> Spec:
     knows = {
         "excess_share_uniform": "densities only",
-        "excess_share_magnitude": "bf16 rounding too",
+        "excess_share_magnitude": "rounding too",
     }
-    relations = sorted(values_of(rows, "relation"), key=lambda text: (text.count(","), text))
-    y: Spec = marks.nominal(
-        "relation", relations, title=None, axis={"labelExpr": marks.lines("datum.value", ", ")}
-    )
+    kept = _comparable(rows)
+    labels = _labels(kept)
+    axis = {"labelExpr": marks.lines(marks.lookup("datum.value", labels), ", ")}
+    y: Spec = marks.nominal("relation", list(labels), title=None, axis=axis)
     x = marks.share("x", "way from chance (0\u00a0%) to complete overlap (100\u00a0%)", zero=True)
-    x["scale"] = {"domain": [_lowest(rows, list(knows)), 1], "clamp": True}
+    x["scale"] = {"domain": [_lowest(kept, list(knows)), 1], "clamp": True}
     colour: Spec = {
         **marks.nominal("knows", list(knows.values())),
         "legend": {"title": "chance knows"},
@@ -66,6 +82,7 @@ def _relations(rows: pa.Table, _: Choice) -> Spec:
         "encoding": {"x": x, "tooltip": [*tips, marks.tip("x", "mean", ".1%")]},
     }
     fold = [
+        *([marks.valid("excess_share_magnitude")] if kept is not rows else []),
         {"fold": list(knows), "as": ["knows", "share"]},
         marks.valid("share"),
         {"calculate": marks.lookup("datum.knows", knows), "as": "knows"},
@@ -75,7 +92,7 @@ def _relations(rows: pa.Table, _: Choice) -> Spec:
         "encoding": {"y": y, "yOffset": offset, "color": colour},
         "layer": [dots, ticks],
     }
-    return marks.layers(marks.line_at(0), drawn, height=marks.rows_of(len(relations), 54))
+    return marks.layers(marks.line_at(0), drawn, height=marks.rows_of(len(labels), 54))
 
 
 def _say_relations(rows: pa.Table) -> str:
@@ -87,12 +104,19 @@ def _say_relations(rows: pa.Table) -> str:
         return f"{rows.num_rows:,} pairs of runs; no two of them have the same base."
     means = sorted(((fmean(found), relation) for relation, found in shares.items()), reverse=True)
     said = "; ".join(f"{relation}: {mean:.0%}" for mean, relation in means)
-    return f"Mean way from chance that knows bf16 rounding to complete overlap: {said}."
+    others = rows.num_rows - sum(map(len, shares.values()))
+    left_out = f" {others:,} pairs of runs without that chance are left out." if others else ""
+    return f"Mean way from chance that knows rounding to complete overlap: {said}.{left_out}"
+
+
+def _relation(differs: str) -> str:
+    if not differs:
+        return "no label differs"
+    return differs if differs.startswith("unknown ") else f"another {differs}"
 
 
 def _related(answer: pa.Table) -> pa.Table:
-    texts = {"": "no label differs"}
-    found = [texts.get(d, f"another {d}") for d in answer["differs"].to_pylist()]
+    found = [_relation(differs) for differs in answer["differs"].to_pylist()]
     return named_apart(answer).append_column("relation", pa.array(found, pa.string()))
 
 
@@ -101,10 +125,11 @@ RELATIONS = (
         name="relations",
         title="Do runs that share more overlap more?",
         caption=(
-            "Every pair of runs, by the labels in which the two differ. The scale does not depend "
-            "on the densities: 0 % is what chance gives, 100 % means that the smaller mask lies in "
-            "the larger. The bar is the mean; it counts every pair of runs once. What lies below "
-            "-100 % is drawn there."
+            "Pairs of runs on one base, by the labels in which the two differ; a label is unknown "
+            "where one of the two does not have it. The scale does not depend on the densities: "
+            "0 % is what chance gives, 100 % means that the smaller mask lies in the larger. The "
+            "bar is the mean over n pairs of runs, the same ones for both colours; it counts each "
+            "once. What lies below -100 % is drawn there."
         ),
         query="overlap_excess",
         columns=("relation", "name_a", "name_b", "excess_share_uniform", "excess_share_magnitude"),
@@ -112,5 +137,6 @@ RELATIONS = (
         draw=_relations,
         summary=_say_relations,
         fills=FILLS,
+        units=TWO_RUNS,
     ),
 )

@@ -1,10 +1,14 @@
 """Figures of where in a run the changes are: by layer, size of step and checkpoint."""
 
+import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rlsparse_ray import sql
+from rlsparse_ray.console import count
 from rlsparse_ray.report import marks
 from rlsparse_ray.report.figure import Choice, Figure, Filter, Spec, values_of
+from rlsparse_ray.report.thinning import Units
 
 _EXTRACT = "rlsparse extract CORPUS.yaml --store {store}"
 
@@ -131,6 +135,38 @@ def _trajectory(rows: pa.Table, _: Choice) -> Spec:
     )
 
 
+_BITS = 4_000_000_000
+"""Mask bits that are read for a page, as for the other figures that count in masks."""
+_SIZES = """
+    SELECT
+        coalesce(sum(numel) FILTER (list_contains(criteria, 'exact')), 0)::BIGINT AS bits,
+        t.trajectory
+    FROM trajectory_pairs AS t
+    JOIN pairs USING (pair_id)
+    WHERE t.from_start OR t.consecutive
+    GROUP BY ALL
+    ORDER BY ALL
+"""
+
+
+_TRAJECTORY = (
+    *("trajectory", "step", "numel", "sparsity_from_start", "sparsity_consecutive"),
+    *("never_touched_share", "touched_and_back_share", "kept_share"),
+)
+_NO_TRAJECTORY = pa.table({name: pa.nulls(0) for name in _TRAJECTORY})
+
+
+def _affordable(con: duckdb.DuckDBPyConnection) -> pa.Table:
+    """The query `trajectory` of every trajectory whose masks are small enough together."""
+    sizes = sql.run_sql(con, _SIZES)
+    read = pc.cumulative_sum(sizes["bits"])
+    names = sizes.filter(pc.less_equal(read, _BITS))["trajectory"].to_pylist()
+    if len(names) == sizes.num_rows:
+        return sql.run_query(con, "trajectory")
+    found = [sql.run_query(con, "trajectory", {"trajectory": name}) for name in sorted(names)]
+    return pa.concat_tables([*found, _NO_TRAJECTORY], promote_options="permissive")
+
+
 WITHIN_RUNS = (
     Figure(
         name="layers",
@@ -143,8 +179,8 @@ WITHIN_RUNS = (
         columns=("run", "layer", "module", "numel", "density"),
         draw=_layers,
         summary=lambda rows: (
-            f"Heat maps of {len(values_of(rows, 'run'))} runs, "
-            f"{len(values_of(rows, 'module'))} modules wide."
+            f"Heat maps of {count(len(values_of(rows, 'run')), 'run')}, "
+            f"{count(len(values_of(rows, 'module')), 'module')} wide."
         ),
         fills=_EXTRACT,
         filters=(Filter("run", "Run"),),
@@ -160,31 +196,29 @@ WITHIN_RUNS = (
         columns=("run", "steps", "ulp_low", "ulp_high", "numel", "share_of_changed"),
         shape=_labelled_steps,
         draw=_steps,
-        summary=lambda rows: f"Histograms of {len(values_of(rows, 'run'))} pairs.",
+        summary=lambda rows: f"Histograms of {count(len(values_of(rows, 'run')), 'pair')}.",
         fills=_EXTRACT,
         filters=(Filter("run", "Pair"),),
+        units=Units("pairs", ("run",)),
     ),
     Figure(
         name="trajectories",
         title="Sparsity from checkpoint to checkpoint",
         caption=(
             "Sparsity against the start falls while that of each interval may stay: never compare "
-            "the two. Where the first line lies above the third, weights changed and came back."
+            "the two. Where the first line lies above the third, weights changed and came back. "
+            "Trajectories of large models are left out here: rlsparse query trajectory has those."
         ),
         query="trajectory",
-        columns=(
-            "trajectory",
-            "step",
-            "numel",
-            "sparsity_from_start",
-            "sparsity_consecutive",
-            "never_touched_share",
-            "touched_and_back_share",
-            "kept_share",
-        ),
+        columns=_TRAJECTORY,
         draw=_trajectory,
-        summary=lambda rows: f"{len(values_of(rows, 'trajectory'))} trajectories.",
-        fills="no trajectory here: list checkpoints under `trajectories:` and extract again",
+        summary=lambda rows: f"Trajectories: {len(values_of(rows, 'trajectory'))}.",
+        fills=(
+            "there is no trajectory that is small enough: list checkpoints under `trajectories:` "
+            "and extract again, or ask for a large one with rlsparse query trajectory"
+        ),
         filters=(Filter("trajectory", "Trajectory"),),
+        units=Units("trajectories", ("trajectory",)),
+        ask=_affordable,
     ),
 )

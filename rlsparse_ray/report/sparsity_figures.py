@@ -5,9 +5,11 @@ from statistics import median
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rlsparse_ray.console import count
 from rlsparse_ray.report import marks
 from rlsparse_ray.report.figure import Choice, Figure, Spec, Switch, values_of
 from rlsparse_ray.report.theme import CATEGORIES
+from rlsparse_ray.report.thinning import RUNS, Units
 
 _CRITERIA = {
     "exact": "exact",
@@ -19,17 +21,11 @@ _CRITERIA = {
     "abs:1e-3": "1e-3",
 }
 _EXTRACT = "rlsparse extract CORPUS.yaml --store {store}"
-_RUN = (
-    "run",
-    "family",
-    "algorithm",
-    "dataset",
-    "seed",
-    "criterion",
-    "numel",
-    "changed",
-    "sparsity",
+_COLUMNS = (
+    *("group", "run", "family", "algorithm", "dataset", "seed", "criterion", "numel", "changed"),
+    *("sparsity", "reported_sparsity"),
 )
+"""Of all three figures, so that a page holds one table of them."""
 
 
 def _grouped(answer: pa.Table) -> pa.Table:
@@ -82,7 +78,7 @@ def _families(rows: pa.Table, choice: Choice) -> Spec:
             "encoding": {"x": marks.share("middle", x["title"]), "tooltip": tips},
         },
         transform=[{"filter": f"datum.criterion === '{choice['criterion']}'"}],
-        encoding={"y": marks.nominal("group", groups, title=None)},
+        encoding={"y": marks.listed("group", groups, title=None)},
         height=marks.rows_of(len(groups), 26),
     )
 
@@ -98,7 +94,7 @@ def _say_sparsity(rows: pa.Table) -> str:
         return "No run has counts of exact changes."
     lowest, highest = (pick(found, key=found.__getitem__) for pick in (min, max))
     return (
-        f"{len(found)} runs; the median of their exact sparsity is {median(found.values()):.1%}, "
+        f"{count(len(found), 'run')}; the median exact sparsity is {median(found.values()):.1%}, "
         f"from {found[lowest]:.1%} ({lowest}) to {found[highest]:.1%} ({highest})."
     )
 
@@ -117,9 +113,8 @@ def _say_tolerances(rows: pa.Table) -> str:
 
 def _say_reported(rows: pa.Table) -> str:
     reported = {r["run"] for r in rows.to_pylist() if r["reported_sparsity"] is not None}
-    return (
-        f"{len(reported) or 'None'} of {len(values_of(rows, 'run'))} runs have a published figure."
-    )
+    runs = len(values_of(rows, "run"))
+    return f"{count(runs, 'run')}; {len(reported) or 'none'} with a published figure."
 
 
 def _runs(rows: pa.Table, _: Choice) -> Spec:
@@ -159,11 +154,7 @@ def _runs(rows: pa.Table, _: Choice) -> Spec:
     return marks.layers(
         {"transform": measured, **point},
         *([{"transform": reported, **point}] if published else []),
-        encoding={
-            "y": marks.nominal(
-                "run", order, title=None, axis={"grid": True}, scale={"domain": order}
-            )
-        },
+        encoding={"y": marks.listed("run", order, title=None, axis={"grid": True})},
         height=marks.rows_of(len(order), 18),
     )
 
@@ -234,11 +225,12 @@ SPARSITY = (
             "chosen. Of a trajectory only the last checkpoint is a run."
         ),
         query="runs_by_tolerance",
-        columns=("group", *_RUN),
+        columns=_COLUMNS,
         shape=_grouped,
         draw=_families,
         summary=_say_sparsity,
         fills=_EXTRACT,
+        lines=Units("groups", ("group",)),
         switches=(
             Switch(
                 "criterion",
@@ -260,10 +252,12 @@ SPARSITY = (
             "it. A figure without its tolerance means little: the two measured ones are one model."
         ),
         query="runs_by_tolerance",
-        columns=(*_RUN, "reported_sparsity"),
+        columns=_COLUMNS,
+        shape=_grouped,
         draw=_runs,
         summary=_say_reported,
         fills=_EXTRACT,
+        lines=RUNS,
     ),
     Figure(
         name="tolerances",
@@ -273,7 +267,8 @@ SPARSITY = (
             "less than the tolerance."
         ),
         query="runs_by_tolerance",
-        columns=_RUN,
+        columns=_COLUMNS,
+        shape=_grouped,
         draw=_tolerances,
         summary=_say_tolerances,
         fills=_EXTRACT,

@@ -73,10 +73,14 @@ TABLES: tuple[Table, ...] = (
         name="failed",
         section=DISTRUST,
         title="Pairs that failed",
-        caption="In the last refresh of each corpus. They have no numbers anywhere on this page.",
+        caption=(
+            "In the last refresh of each corpus, and what is shown of each on this page: nothing, "
+            "the revision from before that refresh, or the pair as it was extracted since."
+        ),
         query="failed_pairs",
         columns={
             "name": ("Pair", text),
+            "shown": ("Shown", text),
             "message": ("Why", text),
             "corpus": ("Corpus", text),
             "started_at": ("When (UTC)", text),
@@ -144,6 +148,45 @@ TABLES: tuple[Table, ...] = (
             "numel_not_compared": ("Not compared", count),
         },
         empty="None: both sides of every pair have the same tensors.",
+        empty_is_good=True,
+    ),
+    Table(
+        name="repeated",
+        section=DISTRUST,
+        title="Runs that are there twice",
+        caption=(
+            "Another pair has the same tuned model, under another name or against another base. "
+            "The numbers on top count each tuned model once. The figures show every pair: two of "
+            "one tuned model share what they share because they are one run, so their overlap "
+            "says nothing about chance."
+        ),
+        query="repeated_runs",
+        columns={
+            "name": ("Pair", text),
+            "counts_as": ("Counted as", text),
+            "base_source": ("Base", text),
+            "tuned_source": ("Tuned", text),
+        },
+        empty="None: every run has a tuned model of its own.",
+        empty_is_good=True,
+    ),
+    Table(
+        name="uncounted",
+        section=DISTRUST,
+        title="Runs with overlaps that were not counted",
+        caption=(
+            "With how many runs on the same base the overlap is counted, and with how many it is "
+            "not: one of the two was extracted later. They are in no overlap on this page. "
+            "rlsparse overlap counts what is missing."
+        ),
+        query="uncounted_overlaps",
+        columns={
+            "name": ("Run", text),
+            "counted": ("Counted", count),
+            "not_counted": ("Not counted", count),
+            "base_source": ("Base", text),
+        },
+        empty="None: the overlaps of all runs on one base are counted.",
         empty_is_good=True,
     ),
     Table(

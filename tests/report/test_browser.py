@@ -227,6 +227,47 @@ def test_it_follows_the_colours_of_the_system(browser, full_page):
     assert ground == "rgb(20, 22, 26)"
 
 
+def test_print_shows_everything_and_what_was_chosen(browser, full_page):
+    show(browser, full_page, scheme="dark")
+    media = {"media": "print", "features": [{"name": "prefers-color-scheme", "value": "dark"}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+    try:
+        browser.execute_script("dispatchEvent(new Event('beforeprint'))")
+        wait(browser, "return !document.querySelector('[data-mode=dark]')")
+        hidden = "return [...document.querySelectorAll('.controls, .foot, nav')]"
+        assert browser.execute_script(f"{hidden}.filter((e) => e.getClientRects().length)") == []
+        cut = "return [...document.querySelectorAll('.scroll, .rows')].filter("
+        cut += "(e) => e.scrollHeight > e.clientHeight + 1).map((e) => e.className)"
+        assert browser.execute_script(cut) == []
+        said = browser.execute_script(
+            "return Object.fromEntries([...document.querySelectorAll('.status')].filter("
+            "(e) => e.textContent && e.getBoundingClientRect().height > 10).map("
+            "(e) => [e.closest('figure').id, e.innerText]))"
+        )
+        ground = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+    finally:
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    assert said["overlap-matrix"].startswith("Shown: Chance knows: magnitude: rounding; Show: lift")
+    assert said["layers"].startswith("Shown: Run: ")
+    assert ground == "rgb(255, 255, 255)"
+
+
+def test_what_scrolls_can_be_reached_by_keys(browser, full_page):
+    show(browser, full_page)
+    odd = browser.execute_script(
+        "return [...document.querySelectorAll('.scroll')].filter((e) => "
+        "(e.scrollHeight > e.clientHeight) !== (e.tabIndex === 0)).length"
+    )
+    assert odd == 0
+    assert browser.execute_script("return document.querySelectorAll('.scroll').length") > 9
+    # half a window high, some figures do scroll
+    browser.execute_script(
+        "document.querySelectorAll('.scroll').forEach((e) => { e.style.maxHeight = '100px' });"
+        "dispatchEvent(new Event('afterprint'))"
+    )
+    wait(browser, "return document.querySelectorAll('.scroll[tabindex=\"0\"]').length > 9")
+
+
 def test_it_fetches_nothing(browser, full_page):
     show(browser, full_page)
     asked = browser.execute_script(

@@ -3,9 +3,11 @@
 import json
 import math
 import re
-import time
+import shlex
+from datetime import UTC, datetime
 from html.parser import HTMLParser
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given
@@ -13,9 +15,13 @@ from hypothesis import strategies as st
 
 from rlsparse_ray.errors import StoreError
 from rlsparse_ray.report import FIGURES, write_report
+from rlsparse_ray.report.answers import Answers
+from rlsparse_ray.report.catalogue import figure_named
 from rlsparse_ray.report.packed import packed, script_json
+from rlsparse_ray.report.page import render
 from rlsparse_ray.report.tables import TABLES
-from rlsparse_ray.sql import queries
+from rlsparse_ray.report.thinning import RUNS, TWO_RUNS, thinned
+from rlsparse_ray.sql import connect, queries, run_query
 from tests.report.conftest import HOSTILE
 
 
@@ -107,22 +113,22 @@ def test_ids_are_there_once_and_links_lead_to_them(tags):
 
 def test_every_figure_has_its_sql_and_a_download(tags):
     words = "".join(tags.words)
-    for thing in (*FIGURES, *TABLES):
+    # less the tables that have no row in this store
+    shown = [t for t in (*FIGURES, *TABLES) if t.name not in ("repeated", "uncounted")]
+    for thing in shown:
         assert queries()[thing.query].text in words
     buttons = [a["data-of"] for t, a in tags.found if a.get("class") == "csv"]
-    shown = {t.name for t in TABLES} - {"unsampled"}
-    assert shown | {f.name for f in FIGURES} <= set(buttons)
+    assert {thing.name for thing in shown} <= set(buttons)
 
 
 def test_doubts_are_in_plain_sight(tags):
     words = "".join(tags.words)
-    assert "Of the pairs: 1 failed, 1 may be no pair, 1 compared in part." in words
+    doubts = ("1 failed in the last refresh", "1 may be no pair", "19 of unknown lineage")
+    assert f"Of the pairs: {', '.join(doubts)}, 1 compared in part." in words
     assert "hf://org/gone: gone" in words
 
 
 def test_the_numbers_of_the_top_are_those_of_the_query(tags, full_store):
-    from rlsparse_ray.sql import connect, run_query
-
     with connect(full_store) as con:
         rows = {r["measure"]: r for r in run_query(con, "headline").to_pylist()}
     words = "".join(tags.words)
@@ -138,16 +144,76 @@ def test_no_store_no_page(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_many_pairs_stay_small():
-    """200 runs: 19,900 pairs of runs with fourteen columns, as the page holds them."""
-    import numpy as np
+RNG = np.random.default_rng(0)
 
-    rng = np.random.default_rng(0)
-    names = [f"base-{n % 10}-algorithm-{n % 8}-seed{n}" for n in range(200)]
-    a, b = np.triu_indices(200, 1)
-    columns = {"name_a": [names[i] for i in a], "name_b": [names[i] for i in b]}
-    columns |= {f"lift_{n}": rng.lognormal(size=len(a)) for n in range(12)}
-    start = time.perf_counter()
-    size = len(script_json(packed(pa.table(columns))))
-    assert size < 3_500_000
-    assert time.perf_counter() - start < 20
+
+def pairs_of_runs(runs):
+    a, b = np.triu_indices(runs, 1)
+    names = pa.array([f"run-{n:03}" for n in range(runs)])
+    return pa.table(
+        {
+            "name_a": names.take(pa.array(a)),
+            "name_b": names.take(pa.array(b)),
+            **{f"lift_{n}": RNG.lognormal(size=len(a)) for n in range(12)},
+        }
+    )
+
+
+@pytest.mark.parametrize("runs", [3, 40, 300])
+def test_runs_stay_whole_and_as_many_as_fit(runs):
+    rows = pairs_of_runs(runs)
+    found = thinned(rows, TWO_RUNS, held=200_000)
+    kept = {*found.rows["name_a"].to_pylist(), *found.rows["name_b"].to_pylist()}
+    assert (found.kept, found.of) == (len(kept), runs)
+    # every two of the runs that stayed, and the first and the last of them all
+    assert found.rows.num_rows == math.comb(len(kept), 2)
+    assert {"run-000", f"run-{runs - 1:03}"} <= kept
+    assert found.whole == (runs <= 40)
+    if not found.whole:
+        assert 100_000 < len(script_json(packed(found.rows))) < 200_000
+
+
+def test_at_most_so_many_lines():
+    rows = pa.table({"run": [f"run-{n % 9}" for n in range(90)], "x": range(90)})
+    found = thinned(rows, RUNS, most=5)
+    assert found.names() == {"run": ["run-0", "run-2", "run-4", "run-6", "run-8"]}
+    assert found.rows.num_rows == 50
+    assert found.words().startswith("5 of 9 runs, ")
+
+
+def test_a_long_table_ends_with_what_is_left_out(full_store, monkeypatch):
+    monkeypatch.setattr("rlsparse_ray.report.page.ROWS", 2)
+    with connect(full_store) as con:
+        text = render(Answers(con, str(full_store)), datetime(2026, 1, 1, tzinfo=UTC))
+        pairs = run_query(con, "provenance").num_rows
+    at = text.index('<figure id="pairs"')
+    figure = text[at : text.index("</figure>", at)]
+    assert figure.count("<tr>") == 1 + 2
+    assert f"{pairs - 2} more rows: the command under SQL gives all." in figure
+
+
+def test_commands_can_be_pasted(full_store, tmp_path):
+    odd = tmp_path / "sp ace"
+    odd.symlink_to(full_store)
+    write_report(odd, tmp_path / "report.html")
+    parser = Tags()
+    parser.feed((tmp_path / "report.html").read_text())
+    commands = [w for w in parser.words if w.startswith("rlsparse ") and "--store" in w]
+    assert len(commands) > 20
+    for command in commands:
+        words = shlex.split(command)
+        assert words[words.index("--store") + 1] == str(odd), command
+
+
+def test_a_sample_is_said():
+    rows = pa.table(
+        {
+            **{c: pa.array([0.5, 0.6]) for c in ("excess_share_magnitude", "lift_magnitude")},
+            "lift_uniform": [2.0, 8.0],
+            "sample_fraction": [1.0, 0.25],
+        }
+    )
+    say = figure_named("rounding").summary
+    assert "in a sample of 25.00% of the blocks" in say(rows)
+    assert "sample" not in say(rows.slice(0, 1))
+    assert say(rows.slice(0, 1)).startswith("1 pair of runs: 2 times ")

@@ -17,6 +17,7 @@ from rlsparse_ray.report.catalogue import figure_named
 from rlsparse_ray.report.drawing import WIDTH
 from rlsparse_ray.report.plot import complete
 from rlsparse_ray.report.theme import CATEGORIES
+from rlsparse_ray.report.thinning import LINES
 
 STARTS = {".pdf": b"%PDF-", ".svg": b"<svg", ".png": b"\x89PNG"}
 
@@ -59,6 +60,46 @@ def test_a_choice_and_a_filter(full_store):
         rows = Answers(con, str(full_store)).rows(figure)
     choices = {"show": "excess_share", "baseline": "margins"}
     assert "datum.excess_share_margins" in json.dumps(complete(figure, rows, choices, "s").whole())
+
+
+@pytest.mark.parametrize(
+    ("name", "choices", "says"),
+    [
+        ("overlap-matrix", {"baseline": "uniform"}, "Chance knows: uniform: densities only"),
+        ("overlap-matrix", {"show": "o1"}, "Show: share in common (o1)"),
+        ("layers", {"run": "other"}, "Run: other"),
+    ],
+)
+def test_a_picture_says_what_was_chosen(full_store, tmp_path, name, choices, says):
+    path = tmp_path / "figure.svg"
+    write_plot(full_store, name, path, choices)
+    texts = {e.text for e in ET.fromstring(path.read_bytes()).iter() if e.text}
+    assert says in texts
+    # and nothing that changes nothing
+    assert "o1" not in choices.values() or not any("Chance knows" in text for text in texts)
+
+
+def test_a_picture_of_many_runs_says_which_it_draws(full_store):
+    figure = figure_named("runs")
+    with sql.connect(full_store) as con:
+        rows = Answers(con, str(full_store)).rows(figure).slice(0, 1)
+    many = pa.concat_tables([rows] * (LINES + 100))
+    names = pa.array([f"run-{n:04}" for n in range(many.num_rows)])
+    many = many.set_column(many.schema.get_field_index("run"), "run", names)
+    chart = complete(figure, many, {}, "s")
+    assert chart.rows.num_rows == LINES
+    assert chart.spec["title"]["text"][0].startswith(f"Drawn: {LINES} of {LINES + 100} runs")
+
+
+def test_large_trajectories_are_left_out(full_store, monkeypatch):
+    figure = figure_named("trajectories")
+    with sql.connect(full_store) as con:
+        whole = Answers(con, str(full_store)).rows(figure)
+        asked = sql.run_query(con, "trajectory").select(list(figure.columns))
+        monkeypatch.setattr("rlsparse_ray.report.run_figures._BITS", 0)
+        none = Answers(con, str(full_store)).rows(figure)
+    assert whole.num_rows and whole.equals(asked)
+    assert none.num_rows == 0 and none.column_names == whole.column_names
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from rlsparse_ray.cli import app
-from rlsparse_ray.errors import QueryError
+from rlsparse_ray.errors import QueryError, RlsparseError
 from rlsparse_ray.report import FIGURES
 
 
@@ -51,3 +51,24 @@ def test_plot_needs_a_store(monkeypatch):
     monkeypatch.delenv("RLSPARSE_STORE", raising=False)
     done = run("plot", "sparsity")
     assert done.exit_code == 2 and "--store" in done.output
+
+
+@pytest.mark.parametrize("verb", [("report",), ("plot", "sparsity")])
+@pytest.mark.parametrize(
+    ("place", "says"),
+    [
+        ("", "is a folder: name the file, such as .*/(report.html|figure.pdf)"),
+        ("s3://bucket/r.html", "not to an address; write it to r.html and copy that"),
+        ("x.docx", "x.docx: a (report|figure) is .*, not '.docx'"),
+        ("plain", "plain: a (report|figure) is .*, not a name without a suffix"),
+    ],
+)
+def test_what_cannot_be_written_is_said_before_the_work(tmp_path, monkeypatch, verb, place, says):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RlsparseError, match=says):
+        run(*verb, "--store", tmp_path / "nowhere", "-o", place or tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_device_takes_a_report(example):
+    assert run("report", "--store", example.store, "-o", "/dev/null").exit_code == 0

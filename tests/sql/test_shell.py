@@ -28,9 +28,9 @@ def test_file_runs_unchanged(shell, name):
             shell.execute(f"SET VARIABLE {parameter.name} = '{given[parameter.name]}'")
     rows = shell.sql(FILES[name].text).to_arrow_table()
     # the store has no trajectory, no run that says its reward, no three runs of one base, and
-    # nothing failed in its last refresh
+    # nothing failed in its last refresh; every overlap is counted, and every tuned model there once
     empty = ("trajectory", "trajectory_summary", "temporal_locality", "run_results", "masked_runs")
-    empty += ("consensus_groups", "failed_pairs")
+    empty += ("consensus_groups", "failed_pairs", "repeated_runs", "uncounted_overlaps")
     assert bool(rows.num_rows) == (name in sql.queries() and name not in empty)
 
 
