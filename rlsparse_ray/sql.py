@@ -6,7 +6,7 @@ binds their parameters as variables and turns DuckDB's errors into messages with
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -125,7 +125,7 @@ def run_query(
     """
     query = queries().get(name)
     if query is None:
-        raise QueryError(f"no query named {name!r}{_nearest(name)}")
+        raise QueryError(f"no query named {name!r}; {nearest(name, queries())}")
     given = dict(params or {})
     _check_parameters(query, given)
     try:
@@ -193,8 +193,7 @@ def _usage(parameter: Parameter) -> str:
     return f"{parameter.name} ({default}): {parameter.help}"
 
 
-def _nearest(name: str) -> str:
-    near = difflib.get_close_matches(name, queries(), n=1, cutoff=0.5)
-    if near:
-        return f"; did you mean {near[0]!r}?"
-    return f"; there are: {', '.join(queries())}"
+def nearest(name: str, known: Collection[str]) -> str:
+    """What to say of a name that is none: the nearest that is one, or all of them."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"

@@ -75,6 +75,13 @@ def _root(
     console.notes.quiet = quiet
 
 
+def require(store: str) -> str:
+    """The store of a verb that lists without one what can be asked of it."""
+    if not store:
+        raise typer.BadParameter("say which store: --store PATH, or set RLSPARSE_STORE")
+    return store
+
+
 def show_rows(rows: Sequence[Mapping[str, Any]], schema: pa.Schema, json: bool) -> None:
     """Print rows as a table, if there are any, or as JSON, also if there are none."""
     if rows or json:

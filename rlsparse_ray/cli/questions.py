@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 
 from rlsparse_ray import console
-from rlsparse_ray.cli.app import Address, Json, OutputFormat, StorePath, app
+from rlsparse_ray.cli.app import Address, Json, OutputFormat, StorePath, app, require
 from rlsparse_ray.console import Format
 
 
@@ -40,10 +40,8 @@ def query(
     if name is None:
         console.show(_listing(), Format.json if json else form)
         return
-    if not store:
-        raise typer.BadParameter("say which store: --store PATH, or set RLSPARSE_STORE")
     params = dict(assignment(text) for text in param or [])
-    with sql.connect(store) as con:
+    with sql.connect(require(store)) as con:
         answer = sql.run_query(con, name, params)
     console.show(answer, Format.json if json else form)
     if not answer.num_rows and form is Format.table and not json:

@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 
 from rlsparse_ray import console
-from rlsparse_ray.cli.app import Json, StorePath, app
+from rlsparse_ray.cli.app import Json, StorePath, app, require
 from rlsparse_ray.cli.questions import assignment
 from rlsparse_ray.console import Format
 
@@ -68,10 +68,8 @@ def plot(
     if name is None:
         console.show(_listing(), Format.json if json else Format.table)
         return
-    if not store:
-        raise typer.BadParameter("say which store: --store PATH, or set RLSPARSE_STORE")
     path = out or Path(f"{name}.pdf")
-    write_plot(store, name, path, dict(assignment(text) for text in param or []))
+    write_plot(require(store), name, path, dict(assignment(text) for text in param or []))
     if json:
         console.show(pa.Table.from_pylist([{"path": str(path)}]), Format.json)
     else:

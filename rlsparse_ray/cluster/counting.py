@@ -16,8 +16,8 @@ from rlsparse_ray.storage.files import address_of, store_errors
 from rlsparse_ray.storage.lease import hold
 from rlsparse_ray.store import Store
 
-Bar = Callable[[str, int, Callable[[Progress], None]], None]
-"""Runs work of so many bytes under a title; `console.with_progress` is one."""
+Bar = Callable[[str, int, Callable[[Progress], Any]], Any]
+"""Runs work of so many units under a title; `console.with_progress` is one."""
 
 
 def count_overlaps(

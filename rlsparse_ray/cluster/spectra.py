@@ -3,8 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from rlsparse_ray.cluster.counting import Bar
 from rlsparse_ray.cluster.tasks import Progress
 from rlsparse_ray.cluster.works import run_works
+from rlsparse_ray.compare.spectra.options import SpectraOptions
 from rlsparse_ray.placement import Resources
 from rlsparse_ray.population.named_masks import (
     MaskPart,
@@ -13,10 +15,11 @@ from rlsparse_ray.population.named_masks import (
     commit_mask,
 )
 from rlsparse_ray.population.spectra import UnitReport, commit_spectra, spectra_unit
-from rlsparse_ray.population.spectra_plan import SpectraPlan
+from rlsparse_ray.population.spectra_plan import SpectraPlan, plan_spectra
 from rlsparse_ray.population.spectra_units import SpectraUnit
 from rlsparse_ray.population.spectral_masks import MaskPlan, MaskUnit, mask_unit
 from rlsparse_ray.storage.files import address_of, store_errors
+from rlsparse_ray.storage.lease import hold
 from rlsparse_ray.store import Store
 
 
@@ -26,6 +29,52 @@ class SpectraOutcome:
 
     matrices: int = 0
     failed: dict[str, str] = field(default_factory=dict)
+
+
+def update_spectra(
+    store_root: str,
+    options: SpectraOptions,
+    *,
+    bar: Bar,
+    pairs: str,
+    where: str = "true",
+    resources: Resources | None = None,
+    address: str | None = None,
+    wait: float = 0.0,
+) -> SpectraOutcome:
+    """Find the matrices that the store lacks and measure them, alone on the store.
+
+    Args:
+        store_root: the store.
+        options: how they are measured.
+        bar: shows how far it is, in floating-point operations.
+        pairs: as of `plan_spectra`.
+        where: as of `plan_spectra`.
+        resources: where it runs.
+        address: of a Ray cluster; none: this machine.
+        wait: seconds to wait while another one uses the store.
+
+    Raises:
+        LeaseError: another one uses the store.
+        QueryError: as `plan_spectra`.
+        StoreError: as `plan_spectra` and `measure_spectra`.
+        RlsparseError: as `measure_spectra`.
+    """
+    # two passes at once would write one file of a pair over the other's
+    with hold(store_root, "spectra", wait=wait) as lease:
+        plan = plan_spectra(store_root, options, pairs=pairs, where=where)
+        outcome: SpectraOutcome = bar(
+            "spectra",
+            int(plan.flops),
+            lambda advance: measure_spectra(
+                plan,
+                store_root,
+                resources=resources,
+                address=address,
+                progress=lease.guard(advance),
+            ),
+        )
+    return outcome
 
 
 def measure_spectra(

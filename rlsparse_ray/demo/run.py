@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +10,14 @@ import pyarrow as pa
 
 from rlsparse_ray import console, sql
 from rlsparse_ray.cluster import count_overlaps, extract
-from rlsparse_ray.cluster.spectra import measure_spectra
+from rlsparse_ray.cluster.spectra import update_spectra
 from rlsparse_ray.compare.spectra.options import SpectraOptions
 from rlsparse_ray.corpus import load_corpus
 from rlsparse_ray.demo.models import make_models, read_runs
 from rlsparse_ray.entries import TrajectoryPair
 from rlsparse_ray.errors import RlsparseError
 from rlsparse_ray.plan import make_plan
-from rlsparse_ray.population.spectra_plan import plan_spectra
 from rlsparse_ray.report import write_report
-from rlsparse_ray.storage.lease import hold
 
 _SHOWN: tuple[tuple[str, dict[str, str], tuple[str, ...]], ...] = (
     ("sparsity_by_pair", {}, ("name", "algorithm", "numel", "changed", "density", "sparsity")),
@@ -105,14 +104,13 @@ def make_demo(folder: Path, *, smollm: bool) -> Made:
 
 
 def _measure_ranks(store: str) -> None:
-    with hold(store, "spectra") as lease:
-        plan = plan_spectra(store, SpectraOptions(), pairs="trajectory IS NULL", where=_MEASURED)
-        outcome = console.with_progress(
-            "spectra",
-            int(plan.flops),
-            lambda advance: measure_spectra(plan, store, progress=lease.guard(advance)),
-            console.flops,
-        )
+    outcome = update_spectra(
+        store,
+        SpectraOptions(),
+        bar=partial(console.with_progress, shown=console.flops),
+        pairs="trajectory IS NULL",
+        where=_MEASURED,
+    )
     if outcome.failed:
         raise RlsparseError(f"ranks of pairs failed: {outcome.failed}")
 

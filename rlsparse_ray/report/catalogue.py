@@ -1,7 +1,5 @@
 """Every figure there is, in the order of the page."""
 
-import difflib
-
 from rlsparse_ray.errors import QueryError
 from rlsparse_ray.report.consensus_figure import CONSENSUS
 from rlsparse_ray.report.figure import Figure
@@ -10,6 +8,7 @@ from rlsparse_ray.report.overlap_figures import OVERLAP
 from rlsparse_ray.report.relation_figure import RELATIONS
 from rlsparse_ray.report.run_figures import WITHIN_RUNS
 from rlsparse_ray.report.sparsity_figures import SPARSITY
+from rlsparse_ray.sql import nearest
 
 FIGURES: tuple[Figure, ...] = (
     *OVERLAP,
@@ -37,6 +36,4 @@ def figure_named(name: str) -> Figure:
     found = {f.name: f for f in FIGURES}
     if name in found:
         return found[name]
-    near = difflib.get_close_matches(name, found, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(found)}"
-    raise QueryError(f"no figure named {name!r}; {hint}")
+    raise QueryError(f"no figure named {name!r}; {nearest(name, found)}")

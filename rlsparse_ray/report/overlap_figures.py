@@ -43,7 +43,7 @@ def named_apart(answer: pa.Table) -> pa.Table:
     return answer
 
 
-def _comparable(rows: pa.Table) -> pa.Table:
+def comparable(rows: pa.Table) -> pa.Table:
     """Pairs of runs with every baseline, as the query `headline` counts them, so that the lines
     of a picture are of the same ones; all pairs of runs if none has."""
     found = rows.filter(pc.is_valid(rows["excess_share_magnitude"]))
@@ -51,8 +51,8 @@ def _comparable(rows: pa.Table) -> pa.Table:
 
 
 def _rounding(rows: pa.Table, _: Choice) -> Spec:
-    comparable = _comparable(rows)
-    shifted = comparable["lift_shift"].null_count == 0
+    kept = comparable(rows)
+    shifted = kept["lift_shift"].null_count == 0
     shown = [b for b in reversed(BASELINES) if b != "shift" or shifted]
     labels = {f"lift_{b}": BASELINES[b] for b in shown}
     order = list(labels)
@@ -73,7 +73,7 @@ def _rounding(rows: pa.Table, _: Choice) -> Spec:
         {"calculate": "exp(datum.log)", "as": "lift"},
     ]
     title = "lift: shared changes / shared changes expected by chance"
-    lifts = [lift for column in order for lift in comparable[column].to_pylist() if lift]
+    lifts = [lift for column in order for lift in kept[column].to_pylist() if lift]
     dots: Spec = {
         "transform": binned,
         "mark": {"type": "circle", "style": "muted", "opacity": 0.55},
@@ -104,9 +104,8 @@ def _rounding(rows: pa.Table, _: Choice) -> Spec:
             "text": {"field": "text", "type": "nominal"},
         },
     }
-    some = rows["excess_share_magnitude"].null_count < rows.num_rows
     fold = [
-        *([marks.valid("excess_share_magnitude")] if some else []),
+        *([marks.valid("excess_share_magnitude")] if kept is not rows else []),
         {"fold": order, "as": ["baseline", "lift"]},
         {"filter": "datum.lift > 0"},
     ]
@@ -120,7 +119,7 @@ def _mean_lift(rows: pa.Table, baseline: str) -> float | None:
 
 
 def _say_rounding(rows: pa.Table) -> str:
-    kept = _comparable(rows)
+    kept = comparable(rows)
     uniform, magnitude = (_mean_lift(kept, b) for b in ("uniform", "magnitude"))
     if uniform is None or magnitude is None:
         said = f"{_pairs_of_runs(rows.num_rows)}; no two of them have the same base."
@@ -171,29 +170,28 @@ _SHOWN = {
 }
 
 
+def _diverging(reach: int) -> Spec:
+    """A scale from -reach to reach that is pale at 0."""
+    return {
+        "domain": [-reach, 0, reach],
+        "clamp": True,
+        "range": "diverging",
+        "type": "linear",
+        "interpolate": "lab",
+    }
+
+
 def _matrix_colour(show: str) -> Spec:
     if show == "lift":
         ticks = "pow(2, datum.value) < 1 ? '1/' + format(pow(2, -datum.value), '.0f') : "
         ticks += "format(pow(2, datum.value), '.0f') + '×'"
         return {
-            "scale": {
-                "domain": [-4, 0, 4],
-                "clamp": True,
-                "range": "diverging",
-                "type": "linear",
-                "interpolate": "lab",
-            },
+            "scale": _diverging(4),
             "legend": {"title": "lift", "labelExpr": ticks, "values": [-4, -2, 0, 2, 4]},
         }
     if show == "excess_share":
         return {
-            "scale": {
-                "domain": [-1, 0, 1],
-                "clamp": True,
-                "range": "diverging",
-                "type": "linear",
-                "interpolate": "lab",
-            },
+            "scale": _diverging(1),
             "legend": {"title": "0 % chance, 100 % complete", "format": marks.PERCENT},
         }
     return {

@@ -60,17 +60,11 @@ def write_report(store: str | Path, path: Path, now: datetime | None = None) -> 
 def render(answers: Answers, now: datetime) -> str:
     """The text of the page, from the answers of the queries by their names."""
     body = _Body(answers)
+    titles = dict.fromkeys([*SECTIONS, *(table.section for table in TABLES)])
     sections = [
-        _section(title, "".join(body.figure(f) for f in figures) + "".join(body.tables(title)))
-        for title, figures in SECTIONS.items()
+        _section(title, "".join([*map(body.figure, SECTIONS.get(title, ())), *body.tables(title)]))
+        for title in titles
     ]
-    rest = {t.section for t in TABLES} - SECTIONS.keys()
-    sections += [
-        _section(title, "".join(body.tables(title)))
-        for title in dict.fromkeys(t.section for t in TABLES)
-        if title in rest
-    ]
-    titles = [*SECTIONS, *(t for t in dict.fromkeys(t.section for t in TABLES) if t in rest)]
     facts = facts_of(answers)
     parts = {
         "title": escape(TITLE),
@@ -182,14 +176,12 @@ def _frame(thing: Figure | Table, inside: str) -> str:
 
 
 def _empty(what: str, good: bool = False) -> str:
-    if good:
-        return f'<p class="empty">{escape(what)}</p>'
-    command, is_command = what, what.startswith("rlsparse ")
-    if is_command:
-        return (
-            f'<p class="empty">Nothing here yet. This fills it: <code>{escape(command)}</code></p>'
-        )
-    return f'<p class="empty">Nothing to draw: {escape(what)}.</p>'
+    said = escape(what)
+    if what.startswith("rlsparse "):
+        said = f"Nothing here yet. This fills it: <code>{said}</code>"
+    elif not good:
+        said = f"Nothing to draw: {said}."
+    return f'<p class="empty">{said}</p>'
 
 
 def _left_out(held: Thinned, drawn: Thinned) -> str:

@@ -9,15 +9,8 @@ import pyarrow as pa
 
 from rlsparse_ray.report import marks
 from rlsparse_ray.report.figure import Choice, Figure, Spec
-from rlsparse_ray.report.overlap_figures import FILLS, named_apart
+from rlsparse_ray.report.overlap_figures import FILLS, comparable, named_apart
 from rlsparse_ray.report.thinning import TWO_RUNS
-
-
-def _comparable(rows: pa.Table) -> pa.Table:
-    """Pairs of runs that have both baselines, so that two bars are means over the same ones; all
-    pairs of runs if none has."""
-    kept = rows.filter(rows["excess_share_magnitude"].is_valid())
-    return kept if kept.num_rows else rows
 
 
 def _lowest(rows: pa.Table, columns: list[str]) -> float:
@@ -38,7 +31,7 @@ def _relations(rows: pa.Table, _: Choice) -> Spec:
         "excess_share_uniform": "densities only",
         "excess_share_magnitude": "rounding too",
     }
-    kept = _comparable(rows)
+    kept = comparable(rows)
     labels = _labels(kept)
     axis = {"labelExpr": marks.lines(marks.lookup("datum.value", labels), ", ")}
     y: Spec = marks.nominal("relation", list(labels), title=None, axis=axis)

@@ -9,18 +9,18 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from rlsparse_ray import console
 from rlsparse_ray.cluster import Resources, count_overlaps, extract, ray_session
-from rlsparse_ray.cluster.spectra import measure_spectra
+from rlsparse_ray.cluster.spectra import update_spectra
 from rlsparse_ray.cluster.works import run_works
 from rlsparse_ray.compare.spectra.options import SpectraOptions
 from rlsparse_ray.corpus import load_corpus
 from rlsparse_ray.errors import RlsparseError
 from rlsparse_ray.experiments.runs import Run
 from rlsparse_ray.plan import make_plan
-from rlsparse_ray.population.spectra_plan import plan_spectra
 from rlsparse_ray.reproduce.bases import BaseWork, is_made, make_base, widen
 from rlsparse_ray.reproduce.claims import Finding, judge
 from rlsparse_ray.reproduce.corpus import write_corpus
@@ -28,7 +28,7 @@ from rlsparse_ray.reproduce.evidence import Evidence, gather
 from rlsparse_ray.reproduce.layout import Layout
 from rlsparse_ray.reproduce.study import Study
 from rlsparse_ray.reproduce.training import Report, train_all
-from rlsparse_ray.storage.lease import hold, lease_seconds
+from rlsparse_ray.storage.lease import lease_seconds
 
 MEASURED = "labels['study'] IN ('main', 'masked') AND trajectory IS NULL"
 """The pairs whose update matrices get a rank."""
@@ -165,20 +165,15 @@ class _Way:
         )
 
     def measure_ranks(self) -> None:
-        with hold(self.layout.store, "spectra", wait=2 * lease_seconds()) as lease:
-            plan = plan_spectra(self.layout.store, SpectraOptions(), pairs=MEASURED)
-            found = console.with_progress(
-                "spectra",
-                int(plan.flops),
-                lambda advance: measure_spectra(
-                    plan,
-                    self.layout.store,
-                    resources=self.resources,
-                    address=self.address,
-                    progress=lease.guard(advance),
-                ),
-                console.flops,
-            )
+        found = update_spectra(
+            self.layout.store,
+            SpectraOptions(),
+            bar=partial(console.with_progress, shown=console.flops),
+            pairs=MEASURED,
+            resources=self.resources,
+            address=self.address,
+            wait=2 * lease_seconds(),
+        )
         self.failed |= found.failed
 
     def records(self) -> dict[str, dict[str, Any]]:
