@@ -25,7 +25,7 @@ settings.load_profile("busy")
 torch.set_num_threads(1)
 
 OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
-"""Variables that modules which train models set for good when they are imported."""
+"""Variables that keep a user's own machine offline."""
 
 
 @dataclass(frozen=True)

@@ -95,6 +95,7 @@ def batches(recipe: Recipe, tokenizer: Any) -> Iterator[tuple[Any, Any]]:
         yield arithmetic.encode_pairs(tokenizer, pairs)
 
 
+@checkpoints.quiet()
 def pretrain(recipe: Recipe, out_dir: Path, device: str = "cpu") -> dict[str, Any]:
     """Train a base in fp32 and save it in bf16 as an ordinary transformers folder.
 
@@ -109,7 +110,6 @@ def pretrain(recipe: Recipe, out_dir: Path, device: str = "cpu") -> dict[str, An
         expected reward on its test questions under sampling and under greedy decoding.
     """
     start = time.monotonic()
-    checkpoints.quiet()
     tokenizer = arithmetic.make_tokenizer()
     model = make_model(recipe, tokenizer).to(device)
     train(model, recipe, batches(recipe, tokenizer))

@@ -164,8 +164,7 @@ def make_base(models: Path, cache: Path) -> Path:
         return final
     start = time.monotonic()
     weights = find_weights(cache)
-    quiet()
-    with fresh_folder(final) as folder:
+    with quiet(), fresh_folder(final) as folder:
         _dequantise(weights, folder)
         record = {
             "source": PACKAGE,

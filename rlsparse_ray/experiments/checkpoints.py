@@ -7,7 +7,8 @@ from __future__ import annotations
 import copy
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +16,43 @@ from rlsparse_ray.experiments.precision import PRECISIONS
 from rlsparse_ray.experiments.runs import Run
 from rlsparse_ray.experiments.tasks import Task
 
+QUIET = {
+    "HF_HUB_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRL_EXPERIMENTAL_SILENCE": "1",
+}
+"""Environment variables while a model is trained."""
 
-def quiet() -> None:
-    """Keep the libraries offline, silent and on one thread; call it before trl is imported."""
-    os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
-    os.environ.update(TRL_EXPERIMENTAL_SILENCE="1")
-    warnings.filterwarnings("ignore")
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the libraries offline, silent and on one thread; enter it before trl is imported.
+
+    The process is offline no longer than that: a Ray worker that trained reads from the hub next.
+    """
     import datasets
     import torch
     import transformers
+    from huggingface_hub import constants
 
-    torch.set_num_threads(1)  # beside another process, 2 threads took up to 5x as long
+    before = {name: os.environ.get(name) for name in QUIET}
+    online, threads = constants.HF_HUB_OFFLINE, torch.get_num_threads()
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()
+    try:
+        os.environ.update(QUIET)
+        constants.HF_HUB_OFFLINE = True  # the library read its variable when it was imported
+        torch.set_num_threads(1)  # beside another process, 2 threads took up to 5x as long
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        constants.HF_HUB_OFFLINE = online
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
 
 
 def load_model(folder: Path, dtype: str = "float32", device: str = "cpu") -> Any:

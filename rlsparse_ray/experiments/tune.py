@@ -60,8 +60,7 @@ def tune(
         found = "no subnetwork" if subnetwork is None else f"{subnetwork!r}"
         raise RunError(f"{run.name}: mask={run.mask!r}, but {found} is given")
     record = identity(run, base_dir)
-    checkpoints.quiet()
-    with fresh_folder(out_dir) as folder:
+    with checkpoints.quiet(), fresh_folder(out_dir) as folder:
         rows, sampling = _preferences(run, task, base_dir, device)
         model = _train(Assignment(run, task, rows, base_dir, folder, subnetwork, device))
         checkpoints.save_run(run, model, checkpoints.load_tokenizer(base_dir), folder)
