@@ -89,7 +89,8 @@ def write_mask(root: str, mask: int, tensors: int, density: float) -> None:
     writer.close()
     part = store.publish_part(scratch, path, writer.rows)
     small = {name: tables.to_table(name, found) for name, found in rows.items()}
-    store.commit(pair_id, pair_row(mask, tensors, part), small)
+    parts = [store.write_table(name, pair_id, table) for name, table in small.items()]
+    store.commit(pair_id, pair_row(mask, tensors, part), parts)
 
 
 def add_rows(rows: dict[str, list[dict[str, Any]]], tensor: int, name: str, changed: int) -> None:

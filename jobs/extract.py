@@ -7,8 +7,8 @@ Takes the arguments of `rlsparse extract`; inside a job, Ray connects to the clu
 
 import sys
 
-from rlsparse_ray.cli import main
+from rlsparse_ray.cli import run
 
 if __name__ == "__main__":
     sys.argv.insert(1, "extract")
-    main()
+    run()

@@ -8,8 +8,8 @@ The folder must be one that every node sees.
 
 import sys
 
-from rlsparse_ray.cli import main
+from rlsparse_ray.cli import run
 
 if __name__ == "__main__":
     sys.argv.insert(1, "reproduce")
-    main()
+    run()

@@ -6,13 +6,14 @@
 --
 -- One row for the total and one a kind, over the tensors that all of these runs compared in the
 -- same shape; tensors_left_out counts the others. The runs are one group: * mixes families or
--- algorithms. `rlsparse consensus` gives the whole histogram, and what of it is chance.
+-- algorithms, but each tuned model is in it once: see repeated_runs. `rlsparse consensus` gives the
+-- whole histogram, and what of it is chance.
 WITH members AS MATERIALIZED (
     SELECT pair_id
     FROM selected_runs(
         coalesce(getvariable('family'), '*'), coalesce(getvariable('algorithm'), '*')
     )
-    WHERE list_contains(criteria, counted(coalesce(getvariable('criterion'), 'exact')))
+    WHERE list_contains(criteria, kept(coalesce(getvariable('criterion'), 'exact')))
 ),
 compared AS (
     SELECT

@@ -1,7 +1,8 @@
 -- Which runs belong together for a consensus: those of one algorithm on one base, three at least?
 --
--- Runs that keep exact masks, the smallest group first. bits is what a consensus reads: parameters
--- times runs. `rlsparse consensus --where "..."` counts in how many of them each weight changed.
+-- Runs that keep exact masks, the smallest group first; each tuned model is one run, see
+-- repeated_runs. bits is what a consensus reads: parameters times runs. `rlsparse consensus --where
+-- "..."` counts in how many of them each weight changed.
 --
 -- No row: no algorithm has three runs on one base.
 SELECT
@@ -13,7 +14,7 @@ SELECT
     count(*) AS runs,
     sum(numel)::BIGINT AS bits,
     list(pair_id ORDER BY pair_id) AS members
-FROM runs
+FROM training_runs
 WHERE algorithm IS NOT NULL AND list_contains(criteria, 'exact')
 GROUP BY algorithm, base_source, base_revision
 HAVING count(*) >= 3

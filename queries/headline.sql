@@ -17,9 +17,9 @@ WITH criterion AS MATERIALIZED (
 every_two AS MATERIALIZED (
     SELECT
         o.pair_a, o.pair_b, o.lift_uniform, o.lift_magnitude, o.sample_fraction,
-        (shared - expected_uniform) / nullif(least(changed_a, changed_b) - expected_uniform, 0)
+        excess_share(shared, expected_uniform, least(changed_a, changed_b))
             AS excess_share_uniform,
-        (shared - expected_magnitude) / nullif(least(changed_a, changed_b) - expected_magnitude, 0)
+        excess_share(shared, expected_magnitude, least(changed_a, changed_b))
             AS excess_share_magnitude
     FROM overlap_summary((SELECT criterion FROM criterion)) AS o
     WHERE o.all_magnitude

@@ -4,7 +4,8 @@
 -- family = *: one model family, or * for every one
 --
 -- One row a module, over all layers. sparsity is weighted by parameters over all runs together; the
--- mean and standard deviation over runs count every run once.
+-- mean and standard deviation over runs count every run once, and each tuned model is one run: see
+-- repeated_runs.
 WITH by_run AS (
     SELECT
         r.family, c.kind, c.module, r.pair_id,

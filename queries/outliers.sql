@@ -8,7 +8,8 @@
 -- robust_z = 0.6745 (sparsity - median) / MAD, with the median and the median absolute deviation
 -- MAD over the runs of the family (level `run`), or over the same tensor in them (level `tensor`);
 -- where MAD is 0, 0.7979 (sparsity - median) / mean absolute deviation. Both factors make it a z of
--- normal data. Every run is listed, tensors only if they are outliers.
+-- normal data. Every run is listed, tensors only if they are outliers. Each tuned model is one run:
+-- see repeated_runs.
 WITH found AS (
     SELECT
         grouping(tensor_key) = 0 AS is_tensor,

@@ -3,14 +3,17 @@
 -- criterion = exact: the rule that says "changed"; `rlsparse overlap` must have counted it
 --
 -- excess_share under a baseline = (shared - expected) / (min(changed_a, changed_b) - expected): 0 if
--- the two masks share what chance makes them share, 1 if the smaller one lies in the larger. Unlike
--- a lift, which cannot pass 1 / density, it is comparable between sparse and dense masks. The
--- strongest baseline is magnitude, which knows rounding; its share and lift are null unless all
--- tensors that both compared have the same base. differs names what is not the same in the two runs,
+-- the two masks share what chance makes them share, 1 if the smaller one lies in the larger, null if
+-- chance expects more than the smaller one has, as margins may of a few busy rows and columns. Unlike
+-- a lift, which cannot pass 1 / density, it is comparable between sparse and dense masks.
+-- magnitude is the baseline that knows rounding; its share and lift are null unless all tensors
+-- that both compared have the same base. differs names what is not the same in the two runs,
 -- algorithm, dataset, seed, and then as `unknown seed` each that one of them does not say. study is
--- that of the labels where both runs have the same.
+-- that of the labels where both runs have the same. Each tuned model is one run, in however many
+-- pairs it is: see repeated_runs; population_overlap has every two pairs.
 --
--- No row: nothing was counted yet: `rlsparse overlap` does.
+-- No row: nothing was counted yet: `rlsparse overlap` does; with --criterion for another criterion,
+-- of which masks have to be kept.
 WITH totals AS (
     SELECT o.*, least(changed_a, changed_b) AS smaller
     FROM overlap_summary(counted(coalesce(getvariable('criterion'), 'exact'))) AS o
@@ -30,16 +33,13 @@ SELECT
     o.numel, o.changed_a, o.changed_b, o.shared, o.o1, o.o2,
     o.lift_uniform, o.lift_tensor, o.lift_margins,
     if(o.all_magnitude, o.lift_magnitude, NULL) AS lift_magnitude,
-    (o.shared - o.expected_uniform) / nullif(o.smaller - o.expected_uniform, 0)
-        AS excess_share_uniform,
-    (o.shared - o.expected_tensor) / nullif(o.smaller - o.expected_tensor, 0)
-        AS excess_share_tensor,
-    (o.shared - o.expected_margins) / nullif(o.smaller - o.expected_margins, 0)
-        AS excess_share_margins,
-    if(o.all_magnitude, (o.shared - o.expected_magnitude)
-        / nullif(o.smaller - o.expected_magnitude, 0), NULL) AS excess_share_magnitude,
+    excess_share(o.shared, o.expected_uniform, o.smaller) AS excess_share_uniform,
+    excess_share(o.shared, o.expected_tensor, o.smaller) AS excess_share_tensor,
+    excess_share(o.shared, o.expected_margins, o.smaller) AS excess_share_margins,
+    if(o.all_magnitude, excess_share(o.shared, o.expected_magnitude, o.smaller), NULL)
+        AS excess_share_magnitude,
     o.sample_fraction, o.pair_a, o.pair_b
 FROM totals AS o
-JOIN runs AS x ON x.pair_id = o.pair_a
-JOIN runs AS y ON y.pair_id = o.pair_b
+JOIN training_runs AS x ON x.pair_id = o.pair_a
+JOIN training_runs AS y ON y.pair_id = o.pair_b
 ORDER BY name_a, name_b, o.pair_a, o.pair_b;

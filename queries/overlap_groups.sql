@@ -3,7 +3,8 @@
 -- criterion = exact: the rule that says "changed"; pairs that keep no masks of it are left out
 --
 -- One row a relation, such as `same base, same algorithm, same dataset, different seed`, with means
--- over all pairs of runs in it, each counting once. A label that one of the two lacks is unknown.
+-- over all pairs of runs in it, each counting once; each tuned model is one run, in however many
+-- pairs it is: see repeated_runs. A label that one of the two lacks is unknown.
 -- mean_share_of_changed is the mean of o1 and o2, since which run comes first means nothing. Only
 -- lift_magnitude takes out that small weights change more easily in every run; it needs the same
 -- base. What `rlsparse overlap` has counted is read from there, from a sample of blocks where
@@ -23,9 +24,9 @@ WITH related AS (
         CASE x.seed = y.seed WHEN true THEN 'same' WHEN false THEN 'different'
             ELSE 'unknown' END AS seed,
         o.* EXCLUDE (same_base)
-    FROM overlap_of_runs(counted(coalesce(getvariable('criterion'), 'exact'))) AS o
-    JOIN runs AS x ON x.pair_id = o.pair_a
-    JOIN runs AS y ON y.pair_id = o.pair_b
+    FROM overlap_of_runs(kept(coalesce(getvariable('criterion'), 'exact'))) AS o
+    JOIN training_runs AS x ON x.pair_id = o.pair_a
+    JOIN training_runs AS y ON y.pair_id = o.pair_b
 )
 SELECT
     concat_ws(', ', base || ' base', if(base = 'different', family || ' family', NULL),

@@ -7,9 +7,9 @@
 -- A permutation test. difference = mean of the measure over pairs of runs on one base that share
 -- the label, less the mean over those that do not. 999 times the labels change places among the
 -- runs of each base, in the order of an MD5, so always in the same way. p_value = (1 + how many of
--- them give at least this difference) / 1000: one-sided. Runs without the label are left out. A few
--- runs have few permutations: p_value cannot be below smallest_p_value. NULL where all share it, or
--- none.
+-- them give at least this difference) / 1000: one-sided. Runs without the label are left out; each
+-- tuned model is one run, in however many pairs it is: see repeated_runs. A few runs have few
+-- permutations: p_value cannot be below smallest_p_value. NULL where all share it, or none.
 WITH labelled AS (
     FROM (
         SELECT
@@ -21,8 +21,8 @@ WITH labelled AS (
                 WHEN 'family' THEN family
                 ELSE error('label is algorithm, dataset, seed or family')
             END AS label_value
-        FROM runs
-        WHERE list_contains(criteria, counted(coalesce(getvariable('criterion'), 'exact')))
+        FROM training_runs
+        WHERE list_contains(criteria, kept(coalesce(getvariable('criterion'), 'exact')))
     )
     WHERE label_value IS NOT NULL
 ),
@@ -38,7 +38,7 @@ compared AS (
                 WHEN 'jaccard' THEN jaccard
                 ELSE error('measure is lift_magnitude, lift_tensor, lift_uniform, phi or jaccard')
             END AS measured
-        FROM overlap_of_runs(counted(coalesce(getvariable('criterion'), 'exact')))
+        FROM overlap_of_runs(kept(coalesce(getvariable('criterion'), 'exact')))
         JOIN labelled AS x ON x.pair_id = pair_a
         JOIN labelled AS y ON y.pair_id = pair_b AND y.base = x.base
         WHERE same_base
@@ -75,12 +75,13 @@ statistics AS (
     JOIN assigned AS y ON y.pair_id = pair_b AND y.permutation = x.permutation
     GROUP BY x.permutation
 ),
-judged AS (
-    -- the same partition in another order of summing differs in the last digits
+observed AS (
     SELECT
-        *,
-        difference >= first_value(difference) OVER (ORDER BY permutation) - 1e-12 AS at_least
+        difference, mean_within, mean_between,
+        -- the same partition in another order of summing differs in the last digits
+        1e-9 * greatest(abs(mean_within), abs(mean_between)) AS tie
     FROM statistics
+    WHERE permutation = 0
 )
 SELECT
     coalesce(getvariable('label'), 'algorithm') AS label,
@@ -88,13 +89,14 @@ SELECT
     (SELECT count(*) FROM labelled) AS runs,
     (SELECT count(DISTINCT label_value) FROM labelled) AS labels,
     (SELECT count(DISTINCT base) FROM labelled) AS bases,
-    coalesce(max(pairs_within) FILTER (permutation = 0), 0) AS pairs_of_runs_within,
-    coalesce(max(pairs_between) FILTER (permutation = 0), 0) AS pairs_of_runs_between,
-    max(mean_within) FILTER (permutation = 0) AS mean_within,
-    max(mean_between) FILTER (permutation = 0) AS mean_between,
-    max(difference) FILTER (permutation = 0) AS difference,
-    (count(*) FILTER (at_least)) / nullif(count(difference), 0) AS p_value,
+    coalesce(max(s.pairs_within) FILTER (permutation = 0), 0) AS pairs_of_runs_within,
+    coalesce(max(s.pairs_between) FILTER (permutation = 0), 0) AS pairs_of_runs_between,
+    any_value(o.mean_within) AS mean_within,
+    any_value(o.mean_between) AS mean_between,
+    any_value(o.difference) AS difference,
+    (count(*) FILTER (s.difference >= o.difference - tie)) / nullif(count(s.difference), 0)
+        AS p_value,
     -- how often the largest difference of all occurs, itself included
-    (count(*) FILTER (difference >= largest - 1e-12)) / nullif(count(difference), 0)
+    (count(*) FILTER (s.difference >= largest - tie)) / nullif(count(s.difference), 0)
         AS smallest_p_value
-FROM judged, (SELECT max(difference) AS largest FROM statistics);
+FROM statistics AS s, observed AS o, (SELECT max(difference) AS largest FROM statistics);

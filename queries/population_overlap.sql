@@ -7,7 +7,8 @@
 -- numel are estimates from a sample of blocks, and standard_error is that of shared. lift = shared /
 -- expected; lift_magnitude covers the tensors with the same base, all of them if all_magnitude.
 --
--- No row: nothing was counted yet: `rlsparse overlap` does.
+-- No row: nothing was counted yet: `rlsparse overlap` does; with --criterion for another criterion,
+-- of which masks have to be kept.
 SELECT
     x.name AS name_a, y.name AS name_b,
     o.* EXCLUDE (pair_a, pair_b),

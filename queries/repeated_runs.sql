@@ -2,8 +2,9 @@
 --
 -- The same weights under two names, or against two bases. One row a run that does not count, beside
 -- counts_as, the one of its tuned model that does: the one whose base is no tuned model of the
--- store, then the one committed first. headline counts each tuned model once; other queries show
--- every run, and the overlap of two of one tuned model says nothing about chance.
+-- store, then the one committed first. Statistics over runs and over pairs of them count each tuned
+-- model once; queries that list or describe single runs show every one. The overlap of two of one
+-- tuned model says nothing about chance.
 --
 -- No row: every run has a tuned model of its own.
 SELECT

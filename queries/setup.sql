@@ -20,8 +20,10 @@
 -- began: read this file again to see later ones. All else stays in the Parquet files, and what is
 -- not committed is never seen.
 
--- Every committed pair, superseded ones too. One row a pair. A table and not a view, because every
--- other view asks for it, and each time would open one small file a pair.
+-- A table and not a view, because every other view asks for it, and each time would open one small
+-- file a pair.
+
+-- Every committed pair, superseded ones too. One row a pair.
 CREATE OR REPLACE TEMP TABLE all_pairs AS
 SELECT
     pair_id,            -- readable slug and hash of both revisions and the settings
@@ -271,8 +273,11 @@ FROM read_parquet(
     hive_partitioning = true, hive_types_autocast = false
 );
 
--- One row a named mask, made from the masks of several pairs and kept under a name. There may be
--- none: a pairs file, which has no column `mask`, then stands in for the files and gives no row.
+-- Of what follows there may be no file: a pairs file, which lacks the column that is asked for, then
+-- stands in for the files and gives no row.
+
+-- One row a named mask, made from the masks of several pairs and kept under a name by `rlsparse
+-- consensus` or `rlsparse mask`.
 SET VARIABLE named_files = (
     SELECT list(getvariable('store') || '/' || path ORDER BY path)
     FROM (
@@ -348,8 +353,8 @@ FROM (
 WHERE mask IS NOT NULL;
 
 -- One row a pair x pair x tensor x criterion, as `rlsparse overlap` counted them: every tensor that
--- both compared in the same shape. There may be none; see named_masks. A row tells what was found in
--- the counted blocks, the expected values included; overlap_summary scales it up.
+-- both compared in the same shape. A row tells what was found in the counted blocks, the expected
+-- values included; overlap_summary scales it up.
 SET VARIABLE overlap_files = (
     SELECT list(getvariable('store') || '/' || path ORDER BY path)
     FROM (
@@ -397,7 +402,7 @@ WHERE pair_a IN (SELECT pair_id FROM pairs) AND pair_b IN (SELECT pair_id FROM p
 CREATE OR REPLACE TEMP VIEW "overlaps" AS FROM pair_overlaps;
 
 -- One row a pair x tensor x matrix in it, as `rlsparse spectra` measured them: what was not asked for
--- has no row, what cannot be measured has one with its status. There may be none; see named_masks.
+-- has no row, what cannot be measured has one with its status.
 SET VARIABLE spectra_files = (
     SELECT list(getvariable('store') || '/' || path ORDER BY path)
     FROM (
@@ -483,7 +488,7 @@ FROM (
 )
 WHERE status IS NOT NULL AND pair_id IN (SELECT pair_id FROM pairs);
 
--- One row a refresh of the store from a corpus. There may be none; see named_masks.
+-- One row a refresh of the store from a corpus.
 SET VARIABLE refresh_files = (
     SELECT list(getvariable('store') || '/' || path ORDER BY path)
     FROM (
@@ -571,6 +576,17 @@ CREATE OR REPLACE TEMP MACRO counted(criterion_) AS (
     FROM pairs
 );
 
+-- The criterion itself if at least one pair keeps masks of it, else an error.
+CREATE OR REPLACE TEMP MACRO kept(criterion_) AS (
+    SELECT CASE
+        WHEN bool_or(list_contains(criteria, criterion_)) THEN criterion_
+        ELSE error('no pair keeps masks of ' || counted(criterion_) || ', only of '
+            || array_to_string(list_sort(list_distinct(flatten(list(criteria)))), ', ')
+            || ' (criteria under settings of the corpus)')
+    END
+    FROM pairs
+);
+
 -- The trajectory itself if there is one of that name, NULL for NULL, else an error.
 CREATE OR REPLACE TEMP MACRO trajectory_of(trajectory_) AS (
     SELECT CASE
@@ -586,9 +602,9 @@ CREATE OR REPLACE TEMP MACRO selected_pairs(pair) AS TABLE
 FROM pairs
 WHERE pair_id = coalesce((SELECT pair_id_of(nullif(pair, '*'))), pair_id);
 
--- The runs of a family and an algorithm, or of any for '*'. None at all is an error.
+-- The training runs of a family and an algorithm, or of any for '*'. None at all is an error.
 CREATE OR REPLACE TEMP MACRO selected_runs(family_, algorithm_) AS TABLE
-FROM runs
+FROM training_runs
 WHERE family_ IN ('*', family) AND algorithm_ IN ('*', algorithm)
     AND (
         SELECT CASE WHEN bool_or(family_ IN ('*', family) AND algorithm_ IN ('*', algorithm))
@@ -597,7 +613,7 @@ WHERE family_ IN ('*', family) AND algorithm_ IN ('*', algorithm)
                 || '; there are: ' || string_agg(DISTINCT concat(family, ' ', algorithm), ', '
                     ORDER BY concat(family, ' ', algorithm)))
         END
-        FROM runs
+        FROM training_runs
     );
 
 -- ---------------------------------------------------------------------------------------------
@@ -624,8 +640,21 @@ CREATE OR REPLACE TEMP MACRO phi(shared, changed_a, changed_b, numel) AS
     / nullif(sqrt(changed_a::DOUBLE * (numel - changed_a))
         * sqrt(changed_b::DOUBLE * (numel - changed_b)), 0);
 
+-- The way from chance to complete overlap: 0 where chance explains it, 1 where the smaller mask lies
+-- in the larger. NULL where chance alone would fill the smaller one.
+CREATE OR REPLACE TEMP MACRO excess_share(shared, expected, smaller) AS
+    CASE WHEN smaller > expected THEN (shared - expected) / (smaller - expected) END;
+
 -- Parameters of a tensor of that shape; one for a scalar.
 CREATE OR REPLACE TEMP MACRO cells(shape) AS coalesce(list_product(shape), 1)::BIGINT;
+
+-- The stack of layers that a tensor is in: what stands before the layer number in its name, such as
+-- `visual` or `encoder`. NULL for the one stack of a decoder, and outside the layers. Both layers 5
+-- of a model with two stacks have the number 5, so what goes by layer goes by tower first.
+CREATE OR REPLACE TEMP MACRO tower_of(tensor, layer) AS
+    CASE WHEN layer IS NOT NULL THEN nullif(regexp_extract(
+        tensor, '^(?:(.*?)\.)??(?:layers|layer|h|blocks|block|resblocks|blk)\.[0-9]+\.', 1
+    ), '') END;
 
 -- ---------------------------------------------------------------------------------------------
 -- Sparsity
@@ -634,8 +663,8 @@ CREATE OR REPLACE TEMP MACRO cells(shape) AS coalesce(list_product(shape), 1)::B
 -- Counts with what the name of the tensor says and how it was compared.
 CREATE OR REPLACE TEMP VIEW tensor_counts AS
 SELECT
-    c.pair_id, t.tensor, c.tensor_key, t.layer, t.module, t.kind, t.status, t.base_xxh3,
-    c.criterion, c.numel, c.changed
+    c.pair_id, t.tensor, c.tensor_key, tower_of(t.tensor, t.layer) AS tower, t.layer, t.module,
+    t.kind, t.status, t.base_xxh3, c.criterion, c.numel, c.changed
 FROM counts AS c
 JOIN tensors AS t ON t.pair_id = c.pair_id AND t.tensor_key = c.tensor_key;
 
@@ -979,7 +1008,8 @@ SELECT
 FROM matched;
 
 -- Overlap against every baseline, at every level. `a` and `b` as for overlap_total.
---   level, key: total; kind (attention, ...); layer (its number, or `none`); tensor (its name).
+--   level, key: total; kind (attention, ...); layer (its number, behind its tower where there is one,
+--     as in `visual 5`, or `none`); tensor (its name).
 --   numel, changed_a, changed_b, shared: of the tensors for which the baseline is defined, so numel
 --     says how much a row covers; where it is defined for none, of all of them, and expected is
 --     NULL. `shift` counts full blocks only. `note` says what is left out, and why.
@@ -1003,7 +1033,7 @@ WITH sums AS (
         CASE level
             WHEN 'total' THEN 'total'
             WHEN 'kind' THEN kind
-            WHEN 'layer' THEN coalesce(layer::VARCHAR, 'none')
+            WHEN 'layer' THEN if(layer IS NULL, 'none', concat_ws(' ', tower, layer))
             ELSE tensor
         END AS key,
         count(*) AS tensors,
@@ -1025,11 +1055,14 @@ WITH sums AS (
             sum(by_rotation[5])]) END AS spread,
         string_agg(DISTINCT undefined, ', ' ORDER BY undefined) AS undefined,
         count(*) FILTER (NOT aligned) AS misaligned
-    FROM baseline_tensors(a, b, criterion, shift)
+    FROM (
+        SELECT *, tower_of(tensor, layer) AS tower
+        FROM baseline_tensors(a, b, criterion, shift)
+    )
     GROUP BY GROUPING SETS (
         (pair_a, pair_b, baseline),
         (pair_a, pair_b, baseline, kind),
-        (pair_a, pair_b, baseline, layer),
+        (pair_a, pair_b, baseline, tower, layer),
         (pair_a, pair_b, baseline, tensor)
     )
 )
@@ -1224,19 +1257,49 @@ LEFT JOIN blocks AS e
 GROUP BY t.trajectory, t.tensor_key, t.place_to, t.step_to
 HAVING bool_and(t.complete);
 
--- The same, summed over tensors. moved_again = |I_k and U_(k-1)|: what moved at k and had moved
--- before, which the sizes of the unions give: |I_k| - (|U_k| - |U_(k-1)|).
+-- One row a pair of a trajectory x tensor: its counts, and whether every pair of the trajectory that
+-- counts the criterion compared this tensor in this shape. What changes its shape along a run, such
+-- as an embedding that gets rows, cannot be followed.
+CREATE OR REPLACE TEMP MACRO trajectory_moves(trajectory_, criterion_) AS TABLE
+SELECT
+    t.*, c.tensor_key, c.numel, c.changed,
+    count(*) OVER (PARTITION BY t.trajectory, c.tensor_key)
+        = count(DISTINCT t.pair_id) OVER (PARTITION BY t.trajectory) AS in_all
+FROM trajectory_pairs AS t
+JOIN counts AS c USING (pair_id)
+WHERE c.criterion = criterion_
+    AND t.trajectory = coalesce((SELECT trajectory_of(nullif(trajectory_, '*'))), t.trajectory);
+
+-- How many weights of a trajectory moved at checkpoint k (the set I_k), were touched up to it (the
+-- union U_k of these sets), never, or touched and back; a row a trajectory and checkpoint, summed
+-- over the tensors that every pair of the trajectory compared in the same shape, so that all rows are
+-- of the same weights: numel_left_out counts the others in the interval. A row is missing where an
+-- interval up to it has no masks of the criterion. moved_again = |I_k and U_(k-1)|: what moved at k
+-- and had moved before, which the sizes of the unions give: |I_k| - (|U_k| - |U_(k-1)|).
 CREATE OR REPLACE TEMP MACRO trajectory_sets(trajectory_, criterion_) AS TABLE
-WITH summed AS (
+WITH moves AS MATERIALIZED (
+    FROM trajectory_moves(trajectory_, criterion_) WHERE consecutive
+),
+compared AS (
+    SELECT
+        trajectory, place_to,
+        coalesce(sum(numel) FILTER (NOT in_all), 0)::BIGINT AS numel_left_out
+    FROM moves
+    GROUP BY trajectory, place_to
+),
+summed AS (
     SELECT
         trajectory, place_to, step,
         sum(numel)::BIGINT AS numel,
+        any_value(numel_left_out) AS numel_left_out,
         sum(moved)::BIGINT AS moved,
         sum(touched)::BIGINT AS touched,
         sum_of_all(kept) AS kept,
         sum_of_all(touched_and_kept) AS touched_and_kept,
         sum_of_all(moved_in_final) AS moved_in_final
     FROM trajectory_tensors(trajectory_, criterion_)
+    SEMI JOIN (FROM moves WHERE in_all) USING (trajectory, tensor_key, place_to)
+    JOIN compared USING (trajectory, place_to)
     GROUP BY trajectory, place_to, step
 )
 SELECT
@@ -1249,11 +1312,12 @@ SELECT
 FROM summed
 WINDOW steps_in_order AS (PARTITION BY trajectory ORDER BY place_to);
 
+-- `every` stays as it is: DuckDB 1.x cannot bind the macro with the constants in its place.
+
 -- The overlap of every two runs that keep masks of the criterion and have tensors in common: one
 -- row for two runs. What `rlsparse overlap` has counted is taken from there (sample_fraction says
 -- if from a sample), the rest from the masks. lift_magnitude covers the tensors with the same base
 -- and is NULL if there are none; all_magnitude says whether those are all of them.
--- `every` stays as it is: DuckDB 1.x cannot bind the macro with the constants in its place.
 CREATE OR REPLACE TEMP MACRO overlap_of_runs(criterion_, every := '*') AS TABLE
 WITH sides AS MATERIALIZED (
     FROM overlap_sides(every, every, criterion_)

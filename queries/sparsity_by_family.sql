@@ -6,8 +6,9 @@
 -- every run once. sparsity_low to sparsity_high is a 95 % percentile interval of the weighted
 -- sparsity: 1,000 times as many runs are drawn with replacement as there are. The draws come from
 -- MD5 and are always the same. The interval is NULL for one run, and too narrow for a few. Of a
--- trajectory only the last checkpoint against the first is a run. pairs_not_counted have no counts
--- under the criterion and are in no sum.
+-- trajectory only the last checkpoint against the first is a run, and each tuned model is one run, in
+-- however many pairs it is: see repeated_runs. pairs_not_counted have no counts under the criterion
+-- and are in no sum.
 WITH sums AS (
     SELECT pair_id, sum(numel)::BIGINT AS numel, sum(changed)::BIGINT AS changed
     FROM counts
@@ -22,7 +23,7 @@ numbered AS (
         row_number() OVER (
             PARTITION BY family, algorithm, stage ORDER BY s.numel IS NULL, pair_id
         ) - 1 AS place
-    FROM runs
+    FROM training_runs
     LEFT JOIN sums AS s USING (pair_id)
 ),
 teams AS (

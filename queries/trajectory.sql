@@ -9,20 +9,21 @@
 -- corpus asks for. Of all parameters up to this checkpoint: never_touched in any interval;
 -- touched_and_back, which an interval changed and which now equal the start; kept, which differ
 -- from the start. kept includes drifted, what no single interval changed beyond the tolerance; it
--- is 0 under exact. These need masks of the criterion for every interval and are null without.
+-- is 0 under exact. These need masks of the criterion for every interval and are null without. All
+-- of a trajectory is over the same numel parameters, those of the tensors that each of its pairs
+-- compared in the same shape; numel_left_out: what else a pair of this checkpoint compared, at most.
 --
 -- No row: no trajectory is in the store: list checkpoints under `trajectories:` of the corpus.
 WITH moves AS (
     SELECT
-        t.trajectory, t.step_to, t.from_start, t.consecutive, t.span,
-        sum(c.numel)::BIGINT AS numel,
-        sum(c.changed)::BIGINT AS changed
-    FROM trajectory_pairs AS t
-    JOIN counts AS c USING (pair_id)
-    WHERE c.criterion = counted(coalesce(getvariable('criterion'), 'exact'))
-        AND t.trajectory = coalesce((
-            SELECT trajectory_of(nullif(coalesce(getvariable('trajectory'), '*'), '*'))
-        ), t.trajectory)
+        trajectory, step_to, from_start, consecutive, span,
+        coalesce(sum(numel) FILTER (in_all), 0)::BIGINT AS numel,
+        coalesce(sum(numel) FILTER (NOT in_all), 0)::BIGINT AS numel_left_out,
+        coalesce(sum(changed) FILTER (in_all), 0)::BIGINT AS changed
+    FROM trajectory_moves(
+        coalesce(getvariable('trajectory'), '*'),
+        counted(coalesce(getvariable('criterion'), 'exact'))
+    )
     GROUP BY ALL
 ),
 spans AS (
@@ -31,13 +32,12 @@ spans AS (
 checkpoints AS (
     SELECT
         trajectory, step_to AS step,
-        any_value(numel) AS numel,
+        any_value(numel) AS numel,  -- that of every pair
+        max(numel_left_out) AS numel_left_out,
         any_value(changed) FILTER (from_start) AS changed_from_start,
-        sparsity(any_value(changed) FILTER (from_start), any_value(numel) FILTER (from_start))
-            AS sparsity_from_start,
+        sparsity(any_value(changed) FILTER (from_start), any_value(numel)) AS sparsity_from_start,
         any_value(changed) FILTER (consecutive) AS changed_consecutive,
-        sparsity(any_value(changed) FILTER (consecutive), any_value(numel) FILTER (consecutive))
-            AS sparsity_consecutive,
+        sparsity(any_value(changed) FILTER (consecutive), any_value(numel)) AS sparsity_consecutive,
         map_from_entries(
             list((span, sparsity(changed, numel)) ORDER BY span) FILTER (spans.span IS NOT NULL)
         ) AS sparsity_by_span

@@ -3,8 +3,10 @@
 -- criterion = exact: the rule that says "changed"; trajectories need masks of it
 -- trajectory = *: name of one trajectory, or * for every trajectory
 --
--- One row a trajectory that is complete, at its last checkpoint. The three shares are of all
--- parameters and add up to 1 (kept includes what drifted in steps below a tolerance). ever_touched:
+-- One row a trajectory that is complete, at its last checkpoint. The three shares are of numel, the
+-- parameters of the tensors that every pair of the trajectory compared in the same shape, and add up
+-- to 1 (kept includes what drifted in steps below a tolerance); numel_left_out: what else the last
+-- interval compared, such as an embedding that got rows on the way. ever_touched:
 -- changed between any two neighbouring checkpoints. ever_touched_outside_final_share: those of them
 -- not in the mask of the last checkpoint against the first. updates_outside_final_share counts a
 -- parameter once for every interval that changed it. mean_temporal_locality: see temporal_locality.
@@ -13,7 +15,7 @@
 WITH sets AS (
     FROM trajectory_sets(
         coalesce(getvariable('trajectory'), '*'),
-        counted(coalesce(getvariable('criterion'), 'exact'))
+        kept(coalesce(getvariable('criterion'), 'exact'))
     )
 ),
 over_all AS (
@@ -30,7 +32,7 @@ ends AS (
     SELECT trajectory, max(place_to) AS place_to FROM trajectory_pairs GROUP BY trajectory
 )
 SELECT
-    s.trajectory, s.step AS last_step, s.place_to AS intervals, s.numel,
+    s.trajectory, s.step AS last_step, s.place_to AS intervals, s.numel, s.numel_left_out,
     s.never_touched, s.touched_and_back, s.kept, s.drifted,
     s.never_touched / nullif(s.numel, 0) AS never_touched_share,
     s.touched_and_back / nullif(s.numel, 0) AS touched_and_back_share,

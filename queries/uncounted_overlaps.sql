@@ -5,7 +5,7 @@
 -- One row a run: with how many of the other runs on its base an overlap is counted, and with how many
 -- not, as one of the two was extracted after `rlsparse overlap`. Run it again: it counts those only.
 --
--- No row: all are counted, or no two runs have the same base.
+-- No row: all are counted, or no two runs have the same base and masks of the criterion.
 WITH kept AS (
     FROM runs
     WHERE list_contains(criteria, counted(coalesce(getvariable('criterion'), 'exact')))

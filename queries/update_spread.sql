@@ -5,10 +5,11 @@
 -- Matrices are tensors with two axes or more. busiest_layer_ratio is the largest, over layers, of
 -- (share of the changes that are in the layer) / (share of the parameters that are), quietest the
 -- smallest; both are 1 if the update is spread evenly, and a run that changed one layer only has
--- quietest_layer_ratio 0. What lies in no layer (embeddings, head) does not count for the two.
+-- quietest_layer_ratio 0. What lies in no layer (embeddings, head) does not count for the two. A
+-- layer 5 of a vision tower and one of the language model are two layers.
 WITH each AS (
     SELECT
-        c.pair_id, t.layer, len(t.shape) >= 2 AS matrix,
+        c.pair_id, tower_of(t.tensor, t.layer) AS tower, t.layer, len(t.shape) >= 2 AS matrix,
         c.numel, c.changed
     FROM counts AS c
     JOIN tensors AS t USING (pair_id, tensor_key)
@@ -25,12 +26,12 @@ matrices AS (
 ),
 layers AS (
     SELECT
-        pair_id, layer,
+        pair_id, tower, layer,
         (sum(changed) / nullif(sum(sum(changed)) OVER of_pair, 0))
         / nullif(sum(numel) / sum(sum(numel)) OVER of_pair, 0) AS ratio
     FROM each
     WHERE layer IS NOT NULL
-    GROUP BY pair_id, layer
+    GROUP BY pair_id, tower, layer
     WINDOW of_pair AS (PARTITION BY pair_id)
 ),
 evenness AS (

@@ -1,8 +1,8 @@
 """From the finished slices of a pair to its committed row."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,8 +17,9 @@ from rlsparse_ray.entries import TrajectoryPair
 from rlsparse_ray.errors import StoreError
 from rlsparse_ray.plan import KeptPair, PlannedPair
 from rlsparse_ray.rows import Rows
+from rlsparse_ray.small_tables import write_small_tables
 from rlsparse_ray.storage.files import store_errors
-from rlsparse_ray.store import SMALL_TABLES, SliceResult, Store
+from rlsparse_ray.store import Part, SliceResult, Store
 from rlsparse_ray.tables import SCHEMA_VERSION
 
 LABELS = tuple(
@@ -27,23 +28,29 @@ LABELS = tuple(
 """Columns of `pairs` that come straight from the corpus file."""
 
 
+COMMIT_MEMORY = 700 << 20
+"""Bytes that a commit needs; a pair of 4,000 matrices of 2048 x 7168 peaks at 400 MiB, and at no
+more if it has ten times as many."""
+
+
 def commit_pair(
     pair: PlannedPair, keys: Sequence[str], store_root: str, lineage_score: float | None
 ) -> None:
     """Merge the slices named `keys` (in their order) and make the pair visible.
 
+    If another run has committed the pair meanwhile, and so removed its slices, that stays.
+
     Raises:
-        StoreError: a finished slice is gone, or the store cannot be written.
+        StoreError: a finished slice or a file of the pair is gone, or the store cannot be written.
     """
     store = Store.open(store_root)
     with store_errors(store_root):
-        results = [_result(store, pair.pair_id, key) for key in keys]
-        rest = Rows()
-        for row in pair.rows:
-            if not row.compared:
-                rest.add_uncompared(row)
-        small = _merge([result.tables for result in results] + [rest.tables()])
-        facts = _pair_row(pair, results, small["tensors"]) | {"lineage_score": lineage_score}
+        if store.is_whole(pair.pair_id):
+            store.drop_staging(pair.pair_id)
+            return
+        sums = _Sums()
+        small = write_small_tables(store, pair.pair_id, _pieces(pair, keys, store, sums))
+        facts = _pair_row(pair, sums) | {"lineage_score": lineage_score}
         store.commit(pair.pair_id, facts, small)
 
 
@@ -56,6 +63,7 @@ def relabel_pair(pair: PlannedPair | KeptPair, store_root: str) -> bool:
         return False
     with store_errors(store_root):
         store.write_pair(pair.pair_id, row | stale)
+        store.confirm(pair.pair_id)
         store.drop_staging(pair.pair_id)
     return True
 
@@ -72,6 +80,35 @@ def recommit_pair(pair: KeptPair, store: Store) -> None:
         store.write_pair(pair.pair_id, row)
 
 
+@dataclass(slots=True)
+class _Sums:
+    """What is summed over the slices of a pair."""
+
+    statuses: Counter[str] = field(default_factory=Counter)
+    bytes_read: int = 0
+    seconds: float = 0.0
+    masks: list[Part] = field(default_factory=list)
+
+
+def _pieces(
+    pair: PlannedPair, keys: Sequence[str], store: Store, sums: _Sums
+) -> Iterator[Mapping[str, pa.Table]]:
+    """The small tables of each slice, and last what was not compared; sums up on the way."""
+    for key in keys:
+        result = _result(store, pair.pair_id, key)
+        sums.bytes_read += result.bytes_read
+        sums.seconds += result.seconds
+        sums.masks.extend(result.masks)
+        sums.statuses.update(result.tables["tensors"]["status"].to_pylist())
+        yield result.tables
+    rest = Rows()
+    for row in pair.rows:
+        if not row.compared:
+            rest.add_uncompared(row)
+            sums.statuses[row.status] += 1
+    yield rest.tables()
+
+
 def _result(store: Store, pair_id: str, key: str) -> SliceResult:
     result = store.staged(pair_id, key)
     if result is None:
@@ -82,22 +119,15 @@ def _result(store: Store, pair_id: str, key: str) -> SliceResult:
     return result
 
 
-def _merge(pieces: Sequence[Any]) -> dict[str, pa.Table]:
-    merged = {name: pa.concat_tables([p[name] for p in pieces]) for name in SMALL_TABLES}
-    return {name: table.combine_chunks().unify_dictionaries() for name, table in merged.items()}
-
-
 def _labels(entry: PairEntry) -> dict[str, Any]:
     # only a pair of a trajectory has its steps
     found = {name: getattr(entry, name, None) for name in ("name", *LABELS)}
     return found | {"labels": list(entry.labels.items())}
 
 
-def _pair_row(
-    pair: PlannedPair, results: Sequence[SliceResult], tensors: pa.Table
-) -> dict[str, Any]:
+def _pair_row(pair: PlannedPair, sums: _Sums) -> dict[str, Any]:
     masked = [parse_criterion(text) for text in pair.settings.criteria]
-    statuses = Counter(tensors["status"].to_pylist())
+    statuses = sums.statuses
     return {
         **_labels(pair.entry),
         "base_source": pair.base.source,
@@ -125,10 +155,10 @@ def _pair_row(
         "block": BLOCK,
         "schema_version": SCHEMA_VERSION,
         "software_version": __version__,
-        "bytes_read": sum(result.bytes_read for result in results),
-        "seconds": sum(result.seconds for result in results),
+        "bytes_read": sums.bytes_read,
+        "seconds": sums.seconds,
         "created_at": datetime.now(UTC),
-        "parts": [asdict(part) for result in results for part in result.masks],
+        "parts": [asdict(part) for part in sums.masks],
     }
 
 

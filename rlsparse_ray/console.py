@@ -86,7 +86,16 @@ def duration(seconds: float) -> str:
 
 
 def show(answer: pa.Table, form: Format, title: str | None = None) -> None:
-    """Print an answer; Parquet goes to standard output as bytes, so redirect it to a file."""
+    """Print an answer; Parquet goes to standard output as bytes.
+
+    Raises:
+        RlsparseError: Parquet is asked for and standard output is a terminal.
+    """
+    if form is Format.parquet and sys.stdout.isatty():
+        raise RlsparseError(
+            "Parquet is bytes and this is a terminal: write it to a file with `> answer.parquet`, "
+            "or take --format table, csv or json"
+        )
     if form is Format.json:
         print(json.dumps(answer.to_pylist(), default=str, indent=2))
     elif form is Format.csv:
@@ -187,7 +196,7 @@ def _real(column: str, value: float) -> str:
         return f"{100 * value:.2f} %"
     if column.startswith(_LIFTS):
         return f"{value:.3f}x" if value < 10 else f"{value:.2f}x"
-    return f"{value:,.0f}" if abs(value) >= 1e5 else f"{value:.4g}"
+    return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
 
 
 def size(nbytes: int) -> str:

@@ -13,12 +13,14 @@ class CheckpointError(RlsparseError):
     """A checkpoint cannot be read or compared. It fails its pairs; other pairs go on."""
 
 
-class UnavailableError(CheckpointError):
-    """A checkpoint cannot be reached for now: what is finished of its pairs is kept."""
-
-
 class StoreError(RlsparseError):
     """The store cannot be read or written. It stops the run: nothing could be kept."""
+
+
+class NoStoreError(StoreError):
+    """There is no store at a place."""
+
+    place: str = ""
 
 
 class QueryError(RlsparseError):

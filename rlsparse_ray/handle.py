@@ -9,6 +9,8 @@ with rlsparse_ray.open_store("s3://bucket/store") as store:
 """
 
 import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -40,8 +42,9 @@ ORDER BY name, pair_id
 class OpenStore:
     """The pairs of a store that were committed when it was opened; a context manager.
 
-    Answers are DuckDB relations: `.df()` is pandas, `.pl()` Polars, `.arrow()` Arrow, and further
-    SQL may stand on them.
+    Answers are DuckDB relations: `.to_arrow_table()` is Arrow, `.df()` pandas and `.pl()` Polars,
+    where those are installed, and further SQL may stand on them. `.arrow()` is a reader of batches:
+    until it is read to its end or deleted, the store answers nothing else.
     """
 
     def __init__(self, place: str | Path) -> None:
@@ -54,10 +57,8 @@ class OpenStore:
         Raises:
             QueryError: with DuckDB's message.
         """
-        try:
+        with _refusals():
             return self.connection.sql(text, params=params or None)
-        except duckdb.Error as error:
-            raise QueryError(str(error)) from error
 
     def query(self, name: str, **params: object) -> duckdb.DuckDBPyRelation:
         """The answer of a query of `queries/`, with its parameters.
@@ -67,7 +68,8 @@ class OpenStore:
         """
         # computed now: a relation would read its parameters later, when others may be set
         given = {key: str(value) for key, value in params.items()}
-        return self.connection.from_arrow(sql.run_query(self.connection, name, given))
+        with _refusals():
+            return self.connection.from_arrow(sql.run_query(self.connection, name, given))
 
     def mask(self, pair: str, tensor: str, criterion: str = "exact") -> "torch.Tensor":
         """Which parameters of a tensor changed.
@@ -86,7 +88,7 @@ class OpenStore:
         import torch  # noqa: PLC0415 - a second, and only masks need it
 
         pair_id = self._pair_id(pair)
-        found = self.sql(
+        found = self._rows(
             "SELECT t.shape, b.numel, b.bits FROM tensors AS t "
             "JOIN masks AS b USING (pair_id, tensor_key) "
             "WHERE pair_id = $pair_id AND t.tensor = $tensor AND b.criterion = $criterion "
@@ -94,7 +96,7 @@ class OpenStore:
             pair_id=pair_id,
             tensor=tensor,
             criterion=criterion,
-        ).fetchall()
+        )
         if not found:
             raise QueryError(self._why_no_mask(pair_id, tensor, criterion))
         blocks = [
@@ -128,24 +130,21 @@ class OpenStore:
         self.close()
 
     def __repr__(self) -> str:
-        return f"store {self.place}\n{self.sql(_OVERVIEW)}"
+        with _refusals():
+            return f"store {self.place}\n{self.sql(_OVERVIEW)}"
 
     def _repr_html_(self) -> str:
         answer = self.sql(_OVERVIEW)
         head = "".join(f"<th>{escape(name)}</th>" for name in answer.columns)
         rows = "".join(
             "<tr>" + "".join(f"<td>{escape(_text(value))}</td>" for value in row) + "</tr>"
-            for row in answer.fetchall()
+            for row in self._rows(_OVERVIEW)
         )
         caption = f"<caption>store {escape(self.place)}</caption>"
         return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
 
     def _pair_id(self, pair: str) -> str:
-        try:
-            found = self.connection.execute("SELECT pair_id_of($pair)", {"pair": pair}).fetchall()
-        except duckdb.Error as error:
-            raise QueryError(str(error)) from error
-        return str(found[0][0])
+        return self._column("SELECT pair_id_of($pair)", pair=pair)[0]
 
     def _why_no_mask(self, pair: str, tensor: str, criterion: str) -> str:
         tensors = self._column("SELECT tensor FROM tensors WHERE pair_id = $pair", pair=pair)
@@ -157,7 +156,12 @@ class OpenStore:
         return f"tensor {tensor} of pair {pair} was not compared: see its status in `tensors`"
 
     def _column(self, text: str, **params: Any) -> list[str]:
-        return [str(value) for (value,) in self.sql(text, **params).fetchall()]
+        return [str(value) for (value,) in self._rows(text, **params)]
+
+    def _rows(self, text: str, **params: Any) -> list[tuple[Any, ...]]:
+        with _refusals():
+            rows: list[tuple[Any, ...]] = self.sql(text, **params).fetchall()
+        return rows
 
 
 def open_store(place: str | Path) -> OpenStore:
@@ -167,6 +171,21 @@ def open_store(place: str | Path) -> OpenStore:
         StoreError: not a store, or one without a committed pair.
     """
     return OpenStore(place)
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """DuckDB's errors as ours, with the fix for that of a session whose answer is being read."""
+    try:
+        yield
+    except (duckdb.Error, QueryError) as error:
+        said = str(error)
+        if "connection has an open result" in said:
+            said = (
+                "an answer of this store is still being read: read what `.arrow()` gave to its end "
+                "or delete it, or take `.to_arrow_table()`, which has all rows at once"
+            )
+        raise QueryError(said) from error
 
 
 def _nearest(word: str, known: list[str]) -> str:

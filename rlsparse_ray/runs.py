@@ -7,7 +7,7 @@ from collections import defaultdict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from rlsparse_ray.errors import CheckpointError, UnavailableError
+from rlsparse_ray.errors import CheckpointError
 from rlsparse_ray.lineage import Lineage
 from rlsparse_ray.plan import Plan, PlannedPair, Slice
 from rlsparse_ray.slices import SliceReport
@@ -64,8 +64,6 @@ class Ledger:
         self.outcome = outcome
         self.dropped: set[str] = set()
         """Ids of pairs that failed."""
-        self.unavailable: set[str] = set()
-        """Those of them that may be read another time: what is finished of them is kept."""
         self.skipped = 0
         """Bytes that are not read because their pairs have failed."""
         self._waiting = deque(_with_checks(plan))
@@ -93,7 +91,7 @@ class Ledger:
         """Take down what a lineage check found; the commit that can be made now, if any."""
         pair = check.pair
         if isinstance(found, CheckpointError):
-            self._fail(pair.pair_id, str(found), isinstance(found, UnavailableError))
+            self._fail(pair.pair_id, str(found))
             return []
         self._scores[pair.pair_id] = found.score
         if found.doubt is not None:
@@ -104,23 +102,17 @@ class Ledger:
         """Take down what became of a slice; the commits that can be made now."""
         self.outcome.nbytes += report.nbytes
         for pair_id, message in report.failed.items():
-            self._fail(pair_id, message, pair_id in report.unavailable)
+            self._fail(pair_id, message)
         return self._advance([i for i in piece.pair_ids if i not in report.failed])
 
     def committed(self, commit: Commit) -> None:
         """Take down that a pair is visible."""
         self.outcome.committed.append(commit.pair.entry.name)
 
-    def _fail(self, pair_id: str, message: str, passes: bool) -> None:
-        """Take down a failure; of several, one that does not pass is the one that counts."""
-        if pair_id in self.dropped and passes:
-            return
-        self.outcome.failed[self._pairs[pair_id].entry.name] = message
+    def _fail(self, pair_id: str, message: str) -> None:
+        """Take down a failure; of several, the first one counts."""
+        self.outcome.failed.setdefault(self._pairs[pair_id].entry.name, message)
         self.dropped.add(pair_id)
-        if passes:
-            self.unavailable.add(pair_id)
-        else:
-            self.unavailable.discard(pair_id)
 
     def _advance(self, pair_ids: list[str]) -> list[Commit]:
         """One thing less that the commits of some pairs wait for."""

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Collection, Hashable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from rlsparse_ray.compare import (
     cast_bits,
     parse_criterion,
 )
-from rlsparse_ray.errors import CheckpointError, UnavailableError
+from rlsparse_ray.errors import CheckpointError
 from rlsparse_ray.masks import MaskWriter
 from rlsparse_ray.plan import Slice, SliceTensor
 from rlsparse_ray.rows import Rows
@@ -44,17 +44,14 @@ class SliceReport:
 
     nbytes: int
     failed: dict[str, str]
-    unavailable: frozenset[str] = frozenset()
-    """Those of the failed that may be read another time."""
 
 
 class _PairError(Exception):
     """A side of some pairs cannot be read; the others of the slice go on without them."""
 
-    def __init__(self, pair_ids: Collection[str], message: str, cause: CheckpointError) -> None:
+    def __init__(self, pair_ids: Collection[str], message: str) -> None:
         super().__init__(message)
         self.pair_ids = pair_ids
-        self.passes = isinstance(cause, UnavailableError)
 
 
 def extract_slice(
@@ -77,13 +74,10 @@ def extract_slice(
     store = Store.open(store_root)
     backend = backend_for(device)
     failed: dict[str, str] = {}
-    unavailable: set[str] = set()
     nbytes = 0
 
     def fail(error: _PairError) -> None:
         failed.update(dict.fromkeys(error.pair_ids, str(error)))
-        if error.passes:
-            unavailable.update(error.pair_ids)
 
     with store_errors(store_root):
         todo = [i for i in piece.pair_ids if store.staged(i, piece.key(i)) is None]
@@ -100,7 +94,7 @@ def extract_slice(
                 fail(error)
                 todo = [i for i in todo if i not in error.pair_ids]
             nbytes += run.nbytes
-    return SliceReport(nbytes, failed, frozenset(unavailable))
+    return SliceReport(nbytes, failed)
 
 
 def _keep(piece: Slice, keep: Collection[FileRef]) -> Iterator[_PairError]:
@@ -110,7 +104,7 @@ def _keep(piece: Slice, keep: Collection[FileRef]) -> Iterator[_PairError]:
             try:
                 cache_files([file])
             except CheckpointError as error:
-                yield _PairError(pair_ids, str(error), error)
+                yield _PairError(pair_ids, str(error))
 
 
 class _SliceRun:
@@ -136,9 +130,15 @@ class _SliceRun:
                 self.writers[pair_id, criterion] = MaskWriter(scratch)
         try:
             self._compare_all()
-        finally:
+        except BaseException:
             for writer in self.writers.values():
-                writer.close()
+                # on a full disk it cannot write its footer
+                with suppress(OSError):
+                    writer.close()
+                writer.path.unlink(missing_ok=True)
+            raise
+        for writer in self.writers.values():
+            writer.close()
         seconds = time.perf_counter() - self.started
         for pair_id in self.piece.pair_ids:
             self._publish(pair_id, seconds)
@@ -256,7 +256,7 @@ class _TensorRun:
             source.window = source.values.take(start, stop, take, operands)
         except CheckpointError as error:
             message = f"tensor {source.spec.name}: {error}"
-            raise _PairError(tuple(source.pair_ids), message, error) from error
+            raise _PairError(tuple(source.pair_ids), message) from error
         source.hash.update(source.window.data)
 
     def _compare(self, side: "_TunedSide", start: int, loaded: dict[Any, Any]) -> None:

@@ -9,7 +9,9 @@ STORE is a folder, or a prefix of a bucket: s3://bucket/prefix.
     STORE/staging/ID/slice-00000-HASH.arrow         finished slices of a pair not yet committed
 
 Every file is written whole under a name that its content determines, so a run that was killed
-anywhere is repeated by running it again: finished slices are kept, the rest is overwritten.
+anywhere is repeated by running it again: finished slices are kept, the rest is overwritten. What is
+finished of a pair that fails is kept too, unseen by readers, until it is committed after all or
+garbage collection takes it.
 """
 
 import json
@@ -23,7 +25,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from rlsparse_ray import tables
-from rlsparse_ray.errors import StoreError
+from rlsparse_ray.errors import NoStoreError, StoreError
 from rlsparse_ray.storage.files import files_at, store_errors
 from rlsparse_ray.storage.local_files import pieces_of
 
@@ -55,8 +57,16 @@ class SliceResult:
 
 def write_parquet(table: pa.Table, sink: Any) -> None:
     """One way to write Parquet: the same table gives the same bytes."""
-    texts = [f.name for f in table.schema if pa.types.is_dictionary(f.type)]
-    pq.write_table(table, sink, compression="zstd", compression_level=1, use_dictionary=texts)
+    with parquet_writer(sink, table.schema) as writer:
+        writer.write_table(table)
+
+
+def parquet_writer(sink: Any, schema: pa.Schema) -> pq.ParquetWriter:
+    """For a table that comes in pieces: each that is written begins a row group."""
+    texts = [f.name for f in schema if pa.types.is_dictionary(f.type)]
+    return pq.ParquetWriter(
+        sink, schema, compression="zstd", compression_level=1, use_dictionary=texts
+    )
 
 
 class Store:
@@ -99,10 +109,12 @@ class Store:
         with store_errors(root):
             raw = store.files.read(MARKER)
         if raw is None:
-            raise StoreError(
+            error = NoStoreError(
                 f"{root}: no store there (no {MARKER}): `rlsparse extract CORPUS --store {root}` "
                 f"makes one"
             )
+            error.place = store.root
+            raise error
         try:
             marker = json.loads(raw)
         except ValueError as error:
@@ -185,34 +197,61 @@ class Store:
     def staged(self, pair_id: str, key: str) -> SliceResult | None:
         """The kept result of a slice; None if it has to be done (again)."""
         raw = self.files.read(_staged(pair_id, key))
-        if raw is None:
+        result = None if raw is None else _result_of(raw)
+        if result is None or any(self.files.size(p.path) != p.bytes for p in result.masks):
             return None
-        table = pa.ipc.open_stream(raw).read_all()
-        facts = json.loads(table.schema.metadata[b"slice"])
-        masks = tuple(Part(*part) for part in facts["masks"])
-        if any(self.files.size(part.path) != part.bytes for part in masks):
-            return None
-        found = {
-            row["name"]: pa.ipc.open_stream(row["table"]).read_all() for row in table.to_pylist()
-        }
-        return SliceResult(found, masks, facts["bytes_read"], facts["seconds"])
+        return result
 
-    def commit(self, pair_id: str, row: Mapping[str, Any], small: Mapping[str, pa.Table]) -> None:
-        """Write the small tables, then the row that makes the pair visible; drop its staging.
+    def commit(self, pair_id: str, row: Mapping[str, Any], small: Sequence[Part]) -> None:
+        """Write the row that makes a pair visible; drop its staging.
 
-        `row` has every column of `pairs`; its `parts` are the mask parts, to which the small
-        tables are added.
+        `row` has every column of `pairs`; its `parts` are the mask parts, to which the files of
+        the small tables are added.
+
+        Raises:
+            StoreError: a file of the pair went meanwhile; it is not visible then.
         """
-        parts = [self.write_table(name, pair_id, small[name]) for name in SMALL_TABLES]
         masks = sorted(row["parts"], key=lambda part: str(part["path"]))
-        listed = [asdict(part) for part in parts]
+        listed = [asdict(part) for part in small]
         known = {part["path"] for part in masks}
-        for path in self.files.list(f"masks/pair_id={pair_id}"):
-            if path not in known:
-                # an earlier, interrupted run cut its slices in another way
-                self.files.remove(path)
+        unknown = [p for p in self.files.list(f"masks/pair_id={pair_id}") if p not in known]
+        if unknown:
+            # of a run that cut its slices in another way; if that one has committed, its row
+            # must not outlive them
+            self.files.remove(table_path("pairs", pair_id))
+        for path in unknown:
+            self.files.remove(path)
         self.write_pair(pair_id, {**row, "parts": masks + listed})
+        self.confirm(pair_id)
         self.drop_staging(pair_id)
+
+    def is_whole(self, pair_id: str) -> bool:
+        """Whether a pair is committed and every file of it is there with its size.
+
+        Raises:
+            StoreError: its row is damaged, or a newer rlsparse_ray wrote it.
+        """
+        row = self.only_row(table_path("pairs", pair_id), "extract again", ["parts"])
+        if row is None:
+            return False
+        sizes = self.files.list(f"masks/pair_id={pair_id}")
+        sizes |= {path: self.files.size(path) or 0 for path in _small_paths(pair_id)}
+        return all(sizes.get(part["path"]) == part["bytes"] for part in row["parts"])
+
+    def confirm(self, pair_id: str) -> None:
+        """Take back the row of a pair that was just written if a file that it names is gone.
+
+        Extractions take no lease, so until its row is there anything may clear up after a pair.
+
+        Raises:
+            StoreError: one is gone, and the pair is not committed any more.
+        """
+        if not self.is_whole(pair_id):
+            self.files.remove(table_path("pairs", pair_id))
+            raise StoreError(
+                f"store {self.root}: files of {pair_id} went while it was committed: is something "
+                f"else cleaning the store? Run again"
+            )
 
     def write_pair(self, pair_id: str, row: Mapping[str, Any]) -> None:
         """Write the row of a pair in `pairs`, over an older one."""
@@ -226,17 +265,14 @@ class Store:
         """Remove the finished slices of a pair."""
         self.files.remove(f"staging/{pair_id}")
 
-    def drop_uncommitted(self, pair_id: str) -> None:
-        """Remove everything of a pair that is not committed."""
-        if pair_id not in self.committed():
-            for name in ("masks", *SMALL_TABLES):
-                self.files.remove(f"{name}/pair_id={pair_id}")
-            self.drop_staging(pair_id)
-
 
 def table_path(name: str, pair_id: str) -> str:
     """Where a small table of a pair lies, relative to the store."""
     return f"{name}/pair_id={pair_id}/{name}.parquet"
+
+
+def _small_paths(pair_id: str) -> list[str]:
+    return [table_path(name, pair_id) for name in SMALL_TABLES]
 
 
 def mask_path(pair_id: str, criterion: str, number: int) -> str:
@@ -276,6 +312,23 @@ def _pair_of(path: str) -> str:
 
 def _staged(pair_id: str, key: str) -> str:
     return f"staging/{pair_id}/{key}.arrow"
+
+
+def _result_of(raw: bytes) -> SliceResult | None:
+    """What `Store.stage` wrote; None if it was cut short, as a power failure leaves files."""
+    try:
+        table = pa.ipc.open_stream(raw).read_all()
+        facts = json.loads(table.schema.metadata[b"slice"])
+        found = {
+            row["name"]: pa.ipc.open_stream(row["table"]).read_all() for row in table.to_pylist()
+        }
+        masks = tuple(Part(*part) for part in facts["masks"])
+        # a stream that ends after its schema is one without rows
+        whole = found.keys() == set(SMALL_TABLES)
+        return SliceResult(found, masks, facts["bytes_read"], facts["seconds"]) if whole else None
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError):
+        # Arrow raises OSError for bytes that end early
+        return None
 
 
 def _to_ipc(table: pa.Table) -> bytes:

@@ -26,7 +26,7 @@ from tests.test_derived import windowed
 UP = "model.layers.0.mlp.up_proj"
 
 
-def llama(dtype):
+def llama(dtype, tied=False):
     config = LlamaConfig(
         vocab_size=211,
         hidden_size=48,
@@ -34,7 +34,7 @@ def llama(dtype):
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        tie_word_embeddings=False,
+        tie_word_embeddings=tied,
     )
     return LlamaForCausalLM(config).to(dtype)
 
@@ -102,6 +102,37 @@ def test_every_bit_is_as_in_peft(tmp_path, dtype, settings, window):
     train(tmp_path, llama(dtype), **settings)
     checkpoint = assert_as_peft(tmp_path, window)
     assert any(tensor.inputs for tensor in checkpoint.tensors)
+
+
+@pytest.mark.parametrize(
+    ("settings", "head", "embedding"),
+    [
+        ({"modules_to_save": ["lm_head"]}, "compared", "identical"),
+        ({"modules_to_save": ["embed_tokens"]}, "identical", "compared"),
+        ({"modules_to_save": ["lm_head"], "ensure_weight_tying": True}, None, "compared"),
+        ({"target_modules": ["lm_head"]}, None, "compared"),
+    ],
+)
+def test_the_head_of_a_tied_base_is_as_in_peft(tmp_path, settings, head, embedding):
+    """Trained in full it is one of its own; with a low-rank update it stays the embedding."""
+    settings = {"r": 4, "target_modules": ["q_proj"]} | settings
+    train(tmp_path, llama(torch.bfloat16, tied=True), **settings)
+    assert_as_peft(tmp_path)
+    pairs = [{"name": name, "base": "base", "tuned": name} for name in ("adapter", "merged")]
+    plan = extract_directly(write_corpus(tmp_path / "c.yaml", pairs), tmp_path / "s")
+    ours, theirs = (rows_of(tmp_path / "s", "counts", pair.pair_id) for pair in plan.pairs)
+    assert ours == theirs
+    rows = rows_of(tmp_path / "s", "tensors", plan.pairs[0].pair_id)
+    status = {row["tensor"]: row["status"] for row in rows}
+    assert (status.get("lm_head.weight"), status["embed_tokens.weight"]) == (head, embedding)
+
+
+def test_an_update_of_a_head_that_is_not_tied(tmp_path):
+    """peft writes the head under the update too."""
+    train(tmp_path, llama(torch.bfloat16), r=4, target_modules=["lm_head"])
+    stored = open_checkpoint(str(tmp_path / "adapter")).by_name
+    assert "base_model.model.lm_head.base_layer.weight" in stored
+    assert assert_as_peft(tmp_path).by_name["lm_head.weight"].encoding == "lora r=4 scale=2"
 
 
 def test_an_adapter_in_bf16(tmp_path):

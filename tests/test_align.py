@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
@@ -107,6 +109,38 @@ def test_both_tied_counts_the_embedding_once():
     assert statuses(model(without), model(without)) == {"embed_tokens.weight": "compared"}
     head = rows(model(with_head, True), model(without))[HEAD]
     assert (head.shape, head.numel, head.tuned, head.tensor_key) == (None, 0, None, f"{HEAD} [8,4]")
+
+
+@pytest.mark.parametrize("told", [(None, None), (None, True), (True, None)])
+@pytest.mark.parametrize("stored", [(0, 0), (0, 1), (1, 0), (1, 1)])
+def test_a_silent_config_counts_a_tied_head_once(told, stored):
+    sides = (
+        model({EMBED: (8, 4)} | ({HEAD: (8, 4)} if head else {}), tied)
+        for head, tied in zip(stored, told, strict=True)
+    )
+    found = statuses(*sides)
+    # of two models with a head each nobody says that it is the embedding
+    tied = "compared" if told == (None, None) and stored == (1, 1) else "tied"
+    assert found == {"embed_tokens.weight": "compared"} | ({HEAD: tied} if any(stored) else {})
+
+
+def test_weights_that_are_stored_once_under_two_names_are_tied():
+    """As torch saves them."""
+    sides = model({EMBED: (8, 4), HEAD: (8, 4)})
+    embedding = sides.tensors[0]
+    shared = replace(sides, tensors=(embedding, replace(embedding, name=HEAD)))
+    assert statuses(shared, shared)[HEAD] == statuses(sides, shared)[HEAD] == "tied"
+
+
+def test_a_head_of_another_shape_is_no_embedding():
+    sides = model({EMBED: (8, 4), HEAD: (9, 4)}, True)
+    assert statuses(sides, sides)[HEAD] == "compared"
+
+
+def test_a_copy_of_the_embedding_beside_a_model_without_a_head():
+    base = model({EMBED: (8, 4), HEAD: (8, 4)}, True)
+    tuned = model({EMBED: (8, 4), "score.weight": (1, 4)}, False)
+    assert statuses(base, tuned)[HEAD] == "tied"
 
 
 @pytest.mark.parametrize("stored", [{}, {HEAD: (8, 4)}])

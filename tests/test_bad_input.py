@@ -180,7 +180,7 @@ def test_wrong_shape_is_shown_and_no_error(rlsparse, pair, tuned, tmp_path, loca
     facts = rows_of(store, "pairs", pair_id)[0]
     assert (facts["tensors_mismatched"], facts["numel_mismatched"]) == (1, 320)
     (planned,) = json.loads(rlsparse("plan", pair, "--json").out)
-    assert (planned["tensors"], planned["not_compared"]) == (2, 1)
+    assert (planned["tensors"], planned["tensors_not_compared"]) == (2, 1)
 
 
 # Corpus files

@@ -80,7 +80,9 @@ def test_plan(rlsparse, example):
     assert [(row["name"], row["pair_id"]) for row in rows] == [
         (pair.entry.name, pair.pair_id) for pair in example.plan.pairs
     ]
-    assert {(r["tensors"], r["not_compared"], r["slices"]) for r in rows} == {(11, 0, slices)}
+    assert {(r["tensors"], r["tensors_not_compared"], r["slices"]) for r in rows} == {
+        (11, 0, slices)
+    }
 
 
 def test_plan_reads_no_weights(rlsparse, example, monkeypatch):
@@ -176,7 +178,7 @@ def test_status_tells_of_what_is_unfinished(rlsparse, example, copy):
     shutil.rmtree(copy / "pairs" / f"pair_id={id_of(plan, 'sft')}")
     extract_slices(plan.without(Store.open(copy).committed()), copy)
     last = rlsparse("status", "--store", copy).out.splitlines()[-1]
-    assert last == f"{len(plan.slices)} staged files: an extraction runs or was stopped"
+    assert last.startswith(f"{len(plan.slices)} staged files: of what runs, was stopped or has fai")
 
 
 # Verify

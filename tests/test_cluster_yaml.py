@@ -186,6 +186,7 @@ def test_what_is_copied_can_be_installed(tmp_path):
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {"rlsparse_ray/cluster/__init__.py", "rlsparse_ray/queries/setup.sql"} <= names
     assert "rlsparse_ray/corpora/paper.yaml" in names
+    assert any(name.endswith("/licenses/LICENSE") for name in names)
 
 
 def test_the_image_has_what_reproduce_trains_with(tmp_path):
@@ -203,7 +204,8 @@ def test_the_working_directory_of_jobs():
     runtime_env = yaml.safe_load((ROOT / "jobs" / "runtime_env.yaml").read_text())
     here = "${RAY_RUNTIME_ENV_CREATE_WORKING_DIR}"
     assert runtime_env["pip"] == [f"--constraint {here}/constraints.txt", f"{here}[demo]"]
-    needed = {"rlsparse_ray", "queries", "jobs", "pyproject.toml", "README.md", "constraints.txt"}
+    needed = {"rlsparse_ray", "queries", "jobs", "pyproject.toml", "README.md", "LICENSE"}
+    needed.add("constraints.txt")
     excluded = set(runtime_env["excludes"])
     assert needed & excluded == set()
     ignored = [line.strip("/") for line in (ROOT / ".gitignore").read_text().splitlines()]
@@ -242,6 +244,8 @@ def test_ray_job():
     assert (RAY_JOB["apiVersion"], RAY_JOB["kind"]) == ("ray.io/v1", "RayJob")
     spec = RAY_JOB["spec"]
     assert spec.keys() <= RAY_JOB_KEYS
+    # a gated model would start the whole cluster again
+    assert spec["backoffLimit"] == 0
     cluster = spec["rayClusterSpec"]
     assert cluster.keys() <= CLUSTER_KEYS
     assert cluster["rayVersion"] == CONSTRAINTS["ray"]

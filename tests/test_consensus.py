@@ -14,6 +14,8 @@ from rlsparse_ray.compare import consensus as kernel
 from rlsparse_ray.errors import QueryError, StoreError
 from rlsparse_ray.population import consensus as module
 from rlsparse_ray.population.consensus import consensus
+from rlsparse_ray.population.named_masks import consensus_mask, making
+from rlsparse_ray.storage.lease import LeaseError
 from rlsparse_ray.store import Store
 from rlsparse_ray.upkeep.checks import verify
 from tests.builders import (
@@ -235,7 +237,10 @@ def test_masks_that_lack_a_block_are_refused(example, copy):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"where": "name = 'sft'"}, "1 pairs meet the condition"),
+        (
+            {"where": "name = 'sft'"},
+            "^1 pair meets the condition .*two or more: `rlsparse query consensus_groups`",
+        ),
         ({"where": "nme = 'sft'"}, "the condition over pairs: .*nme"),
         ({"where": "name ="}, "the condition over pairs: .*Parser Error"),
         ({"keep": 4, "name": "core"}, "a number from 1 to 3"),
@@ -252,10 +257,24 @@ def test_wrong_questions(copy, arguments, message):
     assert tree(copy) == before
 
 
+def test_one_at_a_time_makes_a_mask_of_a_name(copy):
+    other = consensus_mask("core", 2, "exact", ("a", "b"), "true")
+    with making(Store.open(copy), other) as lease:
+        lease.check()
+        with pytest.raises(LeaseError, match="in use by rlsparse mask core of"):
+            consensus(copy, keep=2, name="core")
+        assert consensus(copy, keep=2, name="other").kept.name == "other"
+    assert consensus(copy, keep=2, name="core").kept.name == "core"
+    assert Store.open(copy).files.list("staging") == {}
+
+
 def test_wrong_names_and_criteria(copy):
     with pytest.raises(StoreError, match="letters, digits"):
         consensus(copy, keep=2, name="../core")
-    with pytest.raises(StoreError, match=r"no masks of criterion abs:1e-3 .*: grpo-0, grpo-1, sft"):
+    with pytest.raises(
+        StoreError,
+        match=r"no masks of criterion abs:1e-3 .*: grpo-0, grpo-1, sft; masks are kept of .*exact",
+    ):
         consensus(copy, criterion="abs:1e-3")
 
 
@@ -292,5 +311,5 @@ def test_command(example, copy, rlsparse):
     assert [row["changed_in"] for row in json.loads(again.out)] == [0, 1, 2, 3]
     wrong = rlsparse("consensus", "--store", copy, "--where", "seed = 77")
     assert (wrong.code, wrong.out) == (2, "")
-    assert "0 pairs meet the condition" in wrong.err
+    assert "no pair meets the condition" in wrong.err
     assert list(Store.open(copy).files.list("named_masks")) == [ROW]

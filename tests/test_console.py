@@ -1,11 +1,15 @@
 """What a long command says on the way where nothing can be drawn over."""
 
+import os
+import pty
 import re
+import sys
 import time
 
+import pyarrow as pa
 import pytest
 
-from rlsparse_ray.console import text, with_progress
+from rlsparse_ray.console import Format, show, text, with_progress
 from rlsparse_ray.errors import RlsparseError
 
 
@@ -61,3 +65,16 @@ def test_a_wrong_distance(capsys, monkeypatch):
 )
 def test_a_share_is_a_word_of_a_column(column, shown):
     assert text(column, 12.3) == shown
+
+
+def test_parquet_is_not_for_a_terminal(monkeypatch):
+    _, terminal = pty.openpty()
+    with os.fdopen(terminal, "w") as out:
+        monkeypatch.setattr(sys, "stdout", out)
+        with pytest.raises(RlsparseError, match=r"> answer\.parquet.*csv"):
+            show(pa.table({"x": [1]}), Format.parquet)
+        show(pa.table({"x": [1]}), Format.json)
+
+
+def test_whole_and_expected_counts_are_written_alike():
+    assert (text("parameters", 107_096), text("expected_tensor", 96_280.4)) == ("107,096", "96,280")

@@ -123,7 +123,7 @@ def test_names_that_mean_nothing(tmp_path, monkeypatch):
             load_corpus(path)
 
 
-def test_plan_by_name(rlsparse, tmp_path, monkeypatch):
+def test_plan_by_name(rlsparse, hub, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     answer = rlsparse("plan", "others")
     assert answer.code == 1

@@ -103,6 +103,12 @@ def test_every_query_and_every_column_is_there():
         assert listed[-len(schema.names) :] == schema.names
 
 
+def test_every_variable_of_the_environment_is_listed():
+    listed = PAGES["commands.md"].split("\n## Environment variables\n")[1]
+    code = "".join(path.read_text() for path in (ROOT / "rlsparse_ray").rglob("*.py"))
+    assert {*re.findall(r"\bRLSPARSE_[A-Z_]+", code)} == {*re.findall(r"RLSPARSE_[A-Z_]+", listed)}
+
+
 def anchors(text):
     """What the headings of a page are called in links."""
     headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)

@@ -373,9 +373,29 @@ def test_a_model_that_changes_under_way_fails_its_pair_alone(tmp_path):
     assert f"{bad}: changed between plan and read" in report.failed[bad_id]
     assert "run again" in report.failed[bad_id]
     commit_all(plan.without([bad_id]), tmp_path / "store")
-    Store.open(tmp_path / "store").drop_uncommitted(bad_id)
     expected = {p: c for p, c in contents(tmp_path / "undisturbed").items() if bad_id not in p}
+    # and no scratch file of it either
     assert contents(tmp_path / "store") == expected
+
+
+def test_a_pair_that_fails_keeps_its_finished_slices(example, tmp_path):
+    """Whatever the reason: once it can be read again, the rest of it is done, and no more."""
+    store, plan = tmp_path / "store", plan_of(example.corpus)
+    weights = example.corpus.parent / "sft" / "model.safetensors"
+    first = extract_slices(replace(plan, slices=plan.slices[:2]), store)
+    weights.rename(tmp_path / "away")
+    try:
+        failed = extract_slices(plan, store)
+    finally:
+        (tmp_path / "away").rename(weights)
+    sft = id_of(plan, "sft")
+    assert [report.failed.keys() for report in failed[2:]] == [{sft}] * (len(plan.slices) - 2)
+    commit_all(plan.without([sft]), store)
+    again = extract_slices(plan.without(Store.open(store).committed()), store)
+    assert [report.nbytes > 0 for report in again] == [False] * 2 + [True] * (len(again) - 2)
+    assert [report.failed for report in (*first, *again)] == [{}] * (2 + len(again))
+    commit_all(plan.without(Store.open(store).committed()), store)
+    assert_same_store(example.store, store)
 
 
 def test_a_base_that_changes_under_way_fails_all_its_pairs(tmp_path):
@@ -383,7 +403,10 @@ def test_a_base_that_changes_under_way_fails_all_its_pairs(tmp_path):
     (tmp_path / "base" / "model.safetensors").unlink()
     (report,) = extract_slices(plan, tmp_path / "store")
     assert report.failed.keys() == {pair.pair_id for pair in plan.pairs}
-    assert "base/model.safetensors: No such file" in report.failed[plan.pairs[0].pair_id]
+    assert (
+        "base/model.safetensors: cannot be read: No such file"
+        in report.failed[plan.pairs[0].pair_id]
+    )
 
 
 def test_a_renamed_corpus_gives_the_same_pair_ids(tmp_path):

@@ -5,6 +5,7 @@ import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -124,6 +125,73 @@ def test_large_files(files, nbytes):
             if start >= 0:
                 file.seek(start)
                 assert file.read(stop - start) == data[start:stop]
+
+
+def test_no_two_scratch_files_are_one(files, root):
+    """Also not of one thread of one process, as every container has the same ones."""
+    scratches = [files.scratch("part"), files.scratch("part"), files_at(root).scratch("part")]
+    assert len(set(scratches)) == 3
+
+
+def test_a_write_that_fails_leaves_no_scratch_file(tmp_path):
+    files = files_at(tmp_path)
+    (tmp_path / "x" / "y").mkdir(parents=True)
+    with pytest.raises(OSError, match="directory"):
+        files.write("x", b"1")
+    assert files.list("") == {}
+
+
+def test_folders_that_come_and_go_beside_a_listing(tmp_path):
+    """And beside a removal: a commit clears its folder while other runs write and look."""
+    files, ended, errors = files_at(tmp_path), threading.Event(), []
+    files.write("staging/other", b"1")
+
+    def work(do):
+        while not ended.is_set():
+            try:
+                do()
+            except OSError as error:
+                errors.append(error)
+                return
+
+    def come_and_go():
+        for n in range(20):
+            with suppress(FileNotFoundError):
+                (tmp_path / f"staging/a/{n}").mkdir(parents=True, exist_ok=True)
+        files.remove("staging/a")
+
+    def look():
+        assert "staging/other" in files.list("staging")
+
+    threads = [threading.Thread(target=work, args=[do]) for do in (come_and_go, come_and_go, look)]
+    for thread in threads:
+        thread.start()
+    time.sleep(1)
+    ended.set()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+
+
+def test_a_folder_that_cannot_be_read_is_no_empty_one(tmp_path):
+    """What is taken for empty would be taken for garbage."""
+    files = files_at(tmp_path)
+    files.write("pairs/a/x", b"1")
+    (tmp_path / "pairs" / "loop").symlink_to("loop")
+    with pytest.raises(OSError, match="symbolic links"):
+        files.list("pairs/loop")
+
+
+def test_a_link_is_removed_and_not_what_it_leads_to(tmp_path):
+    files = files_at(tmp_path / "store")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "x").write_bytes(b"1")
+    files.write("staging/a/x", b"1")
+    for link in ("staging/a/link", "link"):
+        (tmp_path / "store" / link).symlink_to(tmp_path / "elsewhere")
+        files.remove(link.removesuffix("/link"))
+    assert list((tmp_path / "store").iterdir()) == []
+    assert (tmp_path / "elsewhere" / "x").exists()
 
 
 def test_scratch_files_go_with_what_made_them(root):
@@ -265,6 +333,25 @@ def test_the_service_fails_for_ever(quickly, s3, tmp_path):
         files_at("s3://files").write("x", b"1")
 
 
+def test_a_bucket_of_another_region(quickly, s3):
+    from tests.servers.proxy import Rule
+
+    quickly()
+    # S3 tells no LOCATION either
+    s3.proxy.rules.append(Rule(times=None, status=301))
+    with pytest.raises(StoreError, match=r"set AWS_REGION to the region of the bucket$"):
+        files_at("s3://files").read("x")
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["s3://", "s3:///a", "s3://b d/a", "s3://b/a//b", "s3://b/a/../c", "gs://b/.", "az://b/a\nb"],
+)
+def test_what_no_bucket_can_have(address):
+    with pytest.raises(StoreError, match=r"' is no (name of a bucket|part of a key): correct the"):
+        files_at(address)
+
+
 @pytest.mark.parametrize(
     ("address", "said", "fix"),
     [
@@ -280,6 +367,13 @@ def test_the_service_fails_for_ever(quickly, s3, tmp_path):
             "no credentials found: set GOOGLE_APPLICATION_CREDENTIALS$",
         ),
         ("az://b/x", "MissingAccount", "no credentials found: set AZURE_STORAGE_ACCOUNT_NAME"),
+        (
+            "s3://b/x",
+            "status code: 400 Bad Request: <Error><Code>AuthorizationHeaderMalformed</Code>"
+            "<Message>The region 'us-east-1' is wrong; expecting 'eu-west-1'</Message></Error>",
+            "'us-east-1' is wrong; expecting 'eu-west-1': set AWS_REGION to the region of the",
+        ),
+        ("gs://b/x", "code: 405 Method Not Allowed", "refuses it: check the address and GOOGLE"),
     ],
 )
 def test_what_other_services_say(address, said, fix):

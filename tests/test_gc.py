@@ -6,17 +6,20 @@ import time
 
 import pytest
 
+from rlsparse_ray.commit import commit_pair
 from rlsparse_ray.errors import StoreError
 from rlsparse_ray.population.consensus import consensus
 from rlsparse_ray.sql import connect
 from rlsparse_ray.storage.lease import LEASE, LeaseError, hold
-from rlsparse_ray.store import Store
+from rlsparse_ray.store import MARKER, Store
 from rlsparse_ray.upkeep.checks import verify
-from rlsparse_ray.upkeep.gc import collect, find_garbage
+from rlsparse_ray.upkeep.gc import _look_again, _Sorter, collect, find_garbage
+from rlsparse_ray.upkeep.watch import announced
 from tests.builders import (
     extract_directly,
     extract_slices,
     id_of,
+    keys_of,
     overlap_directly,
     plan_of,
     small_corpus,
@@ -38,6 +41,14 @@ def upload(s3, folder, name):
     return f"s3://garbage/{name}"
 
 
+def grow_old(store):
+    """Nothing in the store was written lately."""
+    before = time.time() - 25 * 3600
+    for path in store.rglob("*.*"):
+        if path.is_file():
+            os.utime(path, (before, before))
+
+
 def written(root):
     """Every file but the lease."""
     return {path for path in Store.open(root).files.list("") if path != LEASE}
@@ -55,8 +66,8 @@ GARBAGE = {
     "staging/gone-2/slice-00000-0123456789ab.arrow": "staged by a run that did not end",
     "staging/overlaps/exact@1.0/wanted.json": "staged by a run that did not end",
     "staging/mask=other/bits": "staged by a run that did not end",
-    "staging/gone-2/masks~x.123-456.partial": "was being written when its process died",
-    "store.json.12-13.partial": "was being written when its process died",
+    f"staging/gone-2/masks~x.{'0a' * 16}.partial": "was being written when its process died",
+    f"store.json.{'f9' * 16}.partial": "was being written when its process died",
 }
 OTHERS = (
     "thesis.tex",
@@ -107,10 +118,7 @@ def test_a_pair_is_left_while_any_of_it_is_young(corpus, tmp_path):
     plan, store = plan_of(corpus), tmp_path / "store"
     extract_slices(plan, store)
     old, late = id_of(plan, "sft"), id_of(plan, "grpo-0")
-    before = time.time() - 25 * 3600
-    for path in store.rglob("*.*"):
-        if path.is_file():
-            os.utime(path, (before, before))
+    grow_old(store)
     newest = next((store / "staging" / late).iterdir())
     os.utime(newest)
     found = find_garbage(str(store))
@@ -120,6 +128,62 @@ def test_a_pair_is_left_while_any_of_it_is_young(corpus, tmp_path):
     collect(str(store))
     extract_directly(corpus, store)
     assert verify(store) == []
+
+
+def test_pairs_that_a_living_run_has_announced_are_left(corpus, tmp_path):
+    """It goes on with old work, of which it has written nothing yet."""
+    plan, store = plan_of(corpus), tmp_path / "store"
+    extract_slices(plan, store)
+    sft = id_of(plan, "sft")
+    grow_old(store)
+    with announced(Store.open(store), plan.without([sft])) as run:
+        found = collect(str(store))
+        assert {item.owner for item in found.removable} == {f"pair_id={sft}"}
+        kept = {item.path.removeprefix("staging/") for item in found.young}
+        assert f"extraction-{run.name}.json" in kept and len(kept) > 8
+    assert [path for path in tree(store) if sft in path] == []
+    before = tree(store)
+    assert {item.path for item in find_garbage(str(store)).removable} == {
+        path for path in before if path not in (MARKER, LEASE)
+    }
+
+
+def test_what_becomes_work_again_while_others_are_removed(corpus, tmp_path):
+    """All is old when it is listed; then one pair gets a slice, and one its row."""
+    plan, folder = plan_of(corpus), tmp_path / "store"
+    extract_slices(plan, folder)
+    grow_old(folder)
+    store, before = Store.open(folder), time.time() - 3600
+    owners = {name: f"pair_id={id_of(plan, name)}" for name in ("sft", "grpo-0", "grpo-1")}
+    sorter = _Sorter(store, superseded=False)
+    os.utime(next((folder / "staging" / id_of(plan, "grpo-0")).iterdir()))
+    pair = next(pair for pair in plan.pairs if pair.entry.name == "grpo-1")
+    commit_pair(pair, keys_of(plan, pair.pair_id), str(folder), None)
+    grow_old(folder / "masks")
+    grow_old(folder / "counts")
+    grow_old(folder / "pairs")
+    again = {name: _look_again(store, sorter, owner, before) for name, owner in owners.items()}
+    assert {name: bool(found.removable) for name, found in again.items()} == {
+        "sft": True,
+        "grpo-0": False,
+        "grpo-1": False,
+    }
+    assert again["grpo-1"].young == []
+
+
+def test_a_mask_in_the_making_keeps_its_older_parts(example, tmp_path):
+    store = tmp_path / "store"
+    shutil.copytree(example.store, store)
+    bits = store / "named_mask_bits/mask=core/part-00000.parquet"
+    staged = store / "staging/mask=core/bits-00001"
+    for path in (bits, staged):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"x")
+    old = time.time() - 25 * 3600
+    os.utime(bits, (old, old))
+    assert collect(str(store)).removable == []
+    os.utime(staged, (old, old))
+    assert len(collect(str(store)).removable) == 2
 
 
 @pytest.mark.parametrize("place", ["disk", "s3"])

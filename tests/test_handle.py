@@ -51,7 +51,24 @@ def test_relations(store, made):
     store.query("tolerance_sweep")
     (found,) = answer.df().to_dict("records")
     assert found["changed"] == changed
-    assert answer.filter("changed > 0").arrow().read_all().num_rows == 1
+    assert answer.filter("changed > 0").to_arrow_table().num_rows == 1
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda store: store.query("sparsity_by_pair"),
+        lambda store: store.mask("it's <one>", "norm.weight"),
+        repr,
+        lambda store: store._repr_html_(),
+    ],
+)
+def test_a_reader_that_is_open_is_named(store, ask):
+    reader = store.query("sparsity_by_pair").arrow()
+    with pytest.raises(QueryError, match=r"read what `.arrow\(\)` gave .*`.to_arrow_table\(\)`"):
+        ask(store)
+    assert reader.read_all().num_rows == 1
+    assert ask(store) is not None
 
 
 def test_how_it_looks(store):

@@ -14,6 +14,7 @@ from rlsparse_ray.errors import StoreError
 from rlsparse_ray.storage.buckets import bucket
 from rlsparse_ray.storage.lease import LEASE, Claim, LeaseError, _take, hold
 from rlsparse_ray.store import Store
+from tests.servers.gcs import gcs_server
 
 
 @pytest.fixture(params=["disk", "s3"])
@@ -24,6 +25,17 @@ def root(request, tmp_path):
         root = f"s3://leases/{tmp_path.name}/store"
     Store.create(root)
     return root
+
+
+@pytest.fixture
+def google(tmp_path, monkeypatch):
+    """A store on Google's cloud, which knows generations and no ETags in conditions."""
+    with gcs_server(tmp_path) as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        server.create_bucket("leases")
+        yield Store.create("gs://leases/store").root
+    bucket.cache_clear()
 
 
 @pytest.fixture
@@ -43,6 +55,12 @@ def test_taken_and_given_back(root):
             assert claim(root)["purpose"] == purpose
             assert 50 < claim(root)["until"] - time.time() <= 60
         assert claim(root)["until"] == 0
+
+
+def test_on_google_cloud_storage(google):
+    test_taken_and_given_back(google)
+    test_many_at_once_one_at_a_time(google)
+    test_a_lost_answer_is_not_taken_for_another_one(google)
 
 
 def test_a_second_one_is_told_who_has_it(root):
@@ -185,10 +203,11 @@ def test_a_lease_that_cannot_be_renewed_is_no_lease(s3, tmp_path, monkeypatch, s
 def test_a_lost_answer_is_not_taken_for_another_one(root):
     """The server has done what was asked, and the client, that does not know it, asks again."""
     files, now = Store.open(root).files, time.time()
+    files.remove(LEASE)
     mine = Claim("me", "refresh", now, now + 60)
     assert files.create(LEASE, mine.encode())
-    assert _take(files, mine) is None
-    assert _take(files, replace(mine, holder="other")) == mine
+    assert _take(files, LEASE, mine) is None
+    assert _take(files, LEASE, replace(mine, holder="other")) == mine
 
 
 def test_what_is_no_lease(tmp_path, monkeypatch):

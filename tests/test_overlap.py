@@ -121,6 +121,25 @@ def test_lifts_are_those_of_the_baselines(copy):
         assert got == {k: v if v is None else pytest.approx(v, rel=1e-9) for k, v in row.items()}
 
 
+def test_one_base_compared_in_two_dtypes_is_one_base(tmp_path):
+    """bf16 weights have the same exponents in fp32."""
+    base = {"model.layers.0.mlp.up_proj.weight": weights(2, (64, 64))}
+    write_model(tmp_path / "base", base)
+    store = tmp_path / "store"
+    for name, settings in (("one", {}), ("two", {"compare_dtype": "F32"})):
+        write_model(tmp_path / name, tuned_from(base, len(name) + len(settings)))
+        pairs = [{"name": name, "base": "base", "tuned": name}]
+        corpus = write_corpus(tmp_path / f"{name}.yaml", pairs, **settings)
+        extract_directly(corpus, store)
+    question = "SELECT lift_magnitude, all_magnitude FROM overlap_of_runs('exact')"
+    before = in_sql(store, question)
+    overlap_directly(store)
+    assert before[0]["lift_magnitude"] is not None
+    assert in_sql(store, question) == [
+        {k: pytest.approx(v, rel=1e-12) for k, v in before[0].items()}
+    ]
+
+
 def test_new_pairs_cost_their_own_rows_in_any_order(copy):
     whole = copy("whole")
     overlap_directly(whole)
@@ -177,6 +196,18 @@ def test_tiles_give_the_same_files(copy, monkeypatch):
     )
     overlap_directly(tiled)
     assert files(whole) == files(tiled)
+
+
+def test_a_commit_asks_for_memory_by_its_rows(copy):
+    store = copy("whole")
+    plan = overlap_directly(store)
+    wide = commit_units(plan)[0]
+    for unit in commit_units(plan, size=1):
+        (commit,) = unit.commits
+        path = store / "overlaps" / f"pair_b={commit.pair_b}" / "overlaps.parquet"
+        rows = pq.ParquetFile(path).metadata.num_rows
+        assert rows <= commit.rows <= 7 * max(rows, 1)
+        assert wide.memory >= unit.memory == (400 << 20) + 640 * commit.rows
 
 
 def test_torch_gives_the_same_files(copy):

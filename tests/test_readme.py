@@ -88,7 +88,7 @@ def test_python_blocks(monkeypatch):
     assert names["subnetwork"].size == names["control"].size
     assert 0 < names["mask"].float().mean() < 1
     assert isinstance(names["optimizer"], torch.optim.Optimizer)
-    assert "sparsity" in names["table"]
+    assert "sparsity" in names["table"].column_names
 
 
 def test_tables_are_listed():

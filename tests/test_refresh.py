@@ -17,6 +17,7 @@ from rlsparse_ray.store import Store
 from rlsparse_ray.upkeep.checks import verify
 from rlsparse_ray.upkeep.refresh import refresh
 from rlsparse_ray.upkeep.survey import survey
+from rlsparse_ray.weights.hub_resolve import LOCATIONS
 from tests.builders import (
     BF16,
     contents,
@@ -179,6 +180,30 @@ def test_an_audit_that_finds_something(corpus, hub, tmp_path, rlsparse, local_ra
     assert rlsparse("refresh", corpus, "--store", store).code == 0
 
 
+@pytest.mark.parametrize("option", [("--criterion", "nearly"), ("--sample", "0")])
+def test_wrong_options_are_told_before_anything_is_done(corpus, tmp_path, rlsparse, option):
+    answer = rlsparse("refresh", corpus, "--store", tmp_path / "store", *option)
+    assert answer.code == 2
+    assert "Invalid value" in answer.err
+    assert not (tmp_path / "store").exists()
+
+
+def test_what_goes_wrong_in_a_run_is_no_wrong_option(tmp_path, rlsparse, monkeypatch):
+    import rlsparse_ray.upkeep.refresh as module
+
+    def fail(*args, **kwargs):
+        raise ValueError("a fault")
+
+    monkeypatch.setattr(module, "survey", fail)
+    write_model(tmp_path / "base", BASE)
+    corpus = write_corpus(
+        tmp_path / "corpus.yaml", [{"name": "same", "base": "base", "tuned": "base"}]
+    )
+    answer = rlsparse("refresh", corpus, "--store", tmp_path / "store")
+    assert answer.code == 4
+    assert answer.err.splitlines()[-1] == "ValueError: a fault"
+
+
 def test_two_at_once(corpus, tmp_path, rlsparse, local_ray):
     store = Store.create(tmp_path / "store")
     with hold(store.root, "refresh"):
@@ -293,6 +318,7 @@ def test_models_are_opened_at_the_same_time(corpus, hub):
     assert plan.failed == {}
     ids = {pair.entry.name: pair.pair_id for pair in plan.pairs}
     hub.proxy.forget()
+    LOCATIONS.clear()
     rest = make_plan(load_corpus(corpus), {ids["grpo"], ids["dpo"]})
     assert [pair.pair_id for pair in rest.pairs] == [ids["gated"]]
     assert {pair.entry.name: pair.pair_id for pair in rest.kept} | {"gated": ids["gated"]} == ids

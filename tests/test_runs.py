@@ -2,7 +2,7 @@
 
 import pytest
 
-from rlsparse_ray.errors import CheckpointError, UnavailableError
+from rlsparse_ray.errors import CheckpointError
 from rlsparse_ray.lineage import Lineage
 from rlsparse_ray.plan import Slice
 from rlsparse_ray.runs import Ledger, LineageCheck, Outcome, largest_first
@@ -117,22 +117,13 @@ def test_a_pair_that_fails_its_check_has_no_slices_of_its_own(plan):
     assert ledger.skipped == plan.nbytes
 
 
-@pytest.mark.parametrize(
-    ("errors", "kept"),
-    [
-        ([UnavailableError("no answer")], True),
-        ([CheckpointError("cut"), UnavailableError("no answer")], False),
-        ([UnavailableError("no answer"), CheckpointError("cut")], False),
-    ],
-)
-def test_what_is_finished_is_kept_while_a_place_does_not_answer(plan, errors, kept):
+def test_of_several_failures_the_first_is_told(plan):
     ledger = Ledger(plan, Outcome())
     check = ledger.take()
-    for error in errors:
-        ledger.judged(check, error)
+    for message in ("cut", "no answer"):
+        ledger.judged(check, CheckpointError(message))
     assert ledger.dropped == {check.pair.pair_id}
-    assert ledger.unavailable == ({check.pair.pair_id} if kept else set())
-    assert list(ledger.outcome.failed.values()) == ["no answer" if kept else "cut"]
+    assert list(ledger.outcome.failed.values()) == ["cut"]
 
 
 def test_a_doubt_does_not_stop_a_pair(plan):

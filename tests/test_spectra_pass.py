@@ -224,6 +224,47 @@ def test_exact_rows_take_the_place_of_randomised_ones_and_not_the_other_way(fold
     assert plan_spectra(str(store), rough, **chosen).units == ()
 
 
+@pytest.fixture
+def experts(tmp_path):
+    """A stack of four, of which the second one did not change, and a matrix beside it."""
+    base = {STACK: weights(1, (4, 20, 31)), "model.layers.0.mlp.up_proj.weight": weights(2, (9, 9))}
+    tuned = {name: sparsely_changed(a, 3) for name, a in base.items()}
+    tuned[STACK][1] = base[STACK][1]
+    write_model(tmp_path / "base", base)
+    write_model(tmp_path / "tuned", tuned)
+    pairs = [{"name": "p", "base": "base", "tuned": "tuned"}]
+    plan = extract_directly(write_corpus(tmp_path / "corpus.yaml", pairs), tmp_path / "store")
+    return tmp_path / "store", id_of(plan, "p")
+
+
+def measured_by(store, pair_id):
+    """k and method of the rows of the stack, in the order of experts."""
+    found = rows_by_tensor(store, pair_id)
+    return [(found[STACK[6:], n]["rank_k"], found[STACK[6:], n]["method"]) for n in range(4)]
+
+
+def test_a_stack_with_an_unchanged_expert_is_replaced_as_a_whole(experts):
+    rough = SpectraOptions(k=2, method="randomised", oversample=2)
+    for options in (K8, rough, SpectraOptions(k=2, method="exact")):
+        assert measure(experts[0], options, where="kind = 'expert'")[0].matrices == 4
+        (k, method) = options.k, "randomised" if options is rough else "exact"
+        assert measured_by(*experts) == [(k, method), (k, None), (k, method), (k, method)]
+    assert plan_spectra(str(experts[0]), rough, where="kind = 'expert'").units == ()
+
+
+def test_a_killed_pass_leaves_a_stack_with_an_unchanged_expert_whole(experts):
+    rough = SpectraOptions(k=2, method="randomised", oversample=2)
+    left = [(2, "exact"), (2, None), (2, "exact"), (2, "exact")]
+    for options in (K8, rough, SpectraOptions(k=2, method="exact")):
+        measure(experts[0], options, only=1, where="kind = 'expert'")
+    # none of the three is what this pass measures: the stack is of one of them, whole
+    measure(experts[0], SpectraOptions(k=3), where="kind = 'mlp'")
+    assert len(set(measured_by(*experts))) == 2
+    measure(experts[0], K8, only=1, where="kind = 'expert'")
+    measure(experts[0], SpectraOptions(k=2, method="exact"), where="kind = 'expert'")
+    assert measured_by(*experts) == left
+
+
 def test_a_killed_pass_goes_on_to_the_same_files(folder, tmp_path, monkeypatch):
     """Killed with some units done, then with all done and one pair committed."""
     monkeypatch.setattr(spectra_units, "UNIT_FLOPS", 1e6)

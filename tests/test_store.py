@@ -5,6 +5,7 @@ import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -203,16 +204,78 @@ def test_scratch_files_of_a_killed_worker_are_removed(corpus, store):
     assert not (store / "staging").exists()
 
 
-def test_drop_uncommitted_leaves_the_others(corpus, store):
+@pytest.mark.parametrize("cut", ["nothing left", "half", "last byte", "schema alone", "zeros"])
+def test_a_staged_slice_that_was_cut_short_is_done_again(corpus, store, cut):
+    """As a power failure leaves it."""
     plan = plan_of(corpus)
     extract_slices(plan, store)
-    t1, t2 = id_of(plan, "t1"), id_of(plan, "t2")
-    commit_pair(plan.pairs[0], keys_of(plan, t1), str(store), None)
-    Store.open(store).drop_uncommitted(t1)
-    Store.open(store).drop_uncommitted(t2)
-    assert visible(store) == everywhere(t1)
-    assert [path for path in tree(store) if t2 in path] == []
-    assert not (store / "staging").exists()
+    for path in (store / "staging").rglob("slice-00001-*.arrow"):
+        raw = path.read_bytes()
+        schema = pa.BufferOutputStream()
+        pa.ipc.new_stream(schema, pa.ipc.open_stream(raw).schema).close()
+        left = {
+            "nothing left": b"",
+            "half": raw[: len(raw) // 2],
+            "last byte": raw[:-9],
+            "schema alone": schema.getvalue().to_pybytes(),
+            "zeros": bytes(len(raw)),
+        }
+        path.write_bytes(left[cut])
+    assert [report.nbytes for report in extract_slices(plan, store)] == [0, 3 * 2400, 0]
+    commit_all(plan, store)
+    extract_directly(corpus, store.parent / "undisturbed")
+    assert_same_store(store.parent / "undisturbed", store)
+
+
+def test_a_part_that_goes_during_the_commit(corpus, store, monkeypatch):
+    """After the slices were looked at, and before the row is there."""
+    plan = plan_of(corpus)
+    extract_slices(plan, store)
+    first = plan.pairs[0]
+    part = store / "masks" / f"pair_id={first.pair_id}" / "criterion=exact" / "part-00001.parquet"
+
+    def write(*args):
+        part.unlink()
+        write_pair(*args)
+
+    write_pair = Store.write_pair
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "write_pair", write)
+        with pytest.raises(StoreError, match=rf"files of {first.pair_id} went .* Run again"):
+            commit_pair(first, keys_of(plan, first.pair_id), str(store), None)
+    assert Store.open(store).committed() == set()
+    extract_slices(plan, store)
+    commit_all(plan, store)
+    extract_directly(corpus, store.parent / "undisturbed")
+    assert_same_store(store.parent / "undisturbed", store)
+
+
+def test_a_pair_that_another_run_has_committed_meanwhile(corpus, store):
+    """Its slices are gone with that commit; those of this run came later."""
+    plan = plan_of(corpus)
+    extract_slices(plan, store)
+    commit_all(plan, store)
+    before = tree(store)
+    extract_slices(plan.without([id_of(plan, "t2")]), store)
+    commit_all(plan, store)
+    assert tree(store) == before
+
+
+def test_a_row_does_not_outlive_its_parts(corpus, store, monkeypatch):
+    """Two runs of one pair cut it in other ways, and the second one dies in its commit."""
+    coarse = yaml.safe_load(corpus.read_text()) | {"settings": {"slice_bytes": "1MB"}}
+    other = corpus.with_name("other.yaml")
+    other.write_text(yaml.safe_dump(coarse))
+    extract_slices(plan_of(other), store)
+    extract_directly(corpus, store)
+    extract_slices(plan_of(other), store)
+    monkeypatch.setattr(Store, "write_pair", _die)
+    with pytest.raises(KeyboardInterrupt):
+        commit_all(plan_of(other), store)
+    monkeypatch.undo()
+    assert len(Store.open(store).committed()) == 1
+    commit_all(plan_of(other), store)
+    assert verify(store) == []
 
 
 def test_new_labels_are_taken_over_without_reading_weights(corpus, store):
@@ -244,6 +307,36 @@ def test_a_tuned_model_that_has_changed_is_a_new_pair(corpus, store):
     assert len(Store.open(store).committed()) == 3
     assert len(visible(store)["pairs"]) == 2  # the newest of each name
     assert verify(store) == []
+
+
+# Verifying beside others
+
+
+def test_a_pair_that_is_committed_while_the_store_is_verified(corpus, store, monkeypatch):
+    plan = plan_of(corpus)
+    extract_slices(plan, store)
+    first, second = plan.pairs
+    commit_pair(first, keys_of(plan, first.pair_id), str(store), None)
+
+    def late(self):
+        commit_pair(second, keys_of(plan, second.pair_id), str(store), None)
+        return committed(self)
+
+    committed = Store.committed
+    monkeypatch.setattr(Store, "committed", late)
+    assert verify(store) == []
+
+
+def test_a_pair_that_is_removed_while_the_store_is_verified(corpus, store):
+    """Garbage collection takes the row first."""
+    t2 = id_of(extract_directly(corpus, store), "t2")
+    files = Store.open(store).files
+
+    def remove(nbytes):
+        for table in TABLES:
+            files.remove(f"{table}/pair_id={t2}")
+
+    assert verify(store, remove) == []
 
 
 # Opening

@@ -1,13 +1,18 @@
 """Works on Ray: results come back with their works, and an error fails what it should."""
 
 import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from rlsparse_ray.cluster.works import run_works
-from rlsparse_ray.errors import RlsparseError
+from rlsparse_ray.errors import RlsparseError, StoreError
 from rlsparse_ray.placement import Resources
+from rlsparse_ray.store import Store
+from tests.builders import ray_environment
 
 
 def run(works, function, **options):
@@ -63,3 +68,46 @@ def test_a_work_whose_worker_dies_is_done_again(local_ray, tmp_path):
     found = []
     assert run(range(2), die_once, collect=lambda work, result: found.append(result)) == {}
     assert sorted(found) == [0, 1]
+
+
+def test_a_node_that_does_not_see_the_store_says_so(local_ray, tmp_path):
+    def open_store(work, device):
+        Store.open(tmp_path / "store")
+
+    message = rf"^node \S+ \([\d.]+\) does not see the store {tmp_path}/store, .* or a bucket"
+    with pytest.raises(StoreError, match=message):
+        run(range(2), open_store)
+
+
+SLEEPS = """
+import time
+from rlsparse_ray.cluster.works import run_works
+from rlsparse_ray.placement import Resources
+
+run_works(
+    [1], lambda work, device: time.sleep(60), resources=Resources("cpu"),
+    memory=lambda work: 1 << 20, title="work {}".format,
+)
+"""
+
+
+def test_a_node_without_memory_ends_the_run():
+    """Ray kills workers for it, and would begin the work again without end."""
+    none = {
+        "RAY_memory_usage_threshold": "0.001",
+        "RAY_memory_monitor_refresh_ms": "50",
+        "RAY_task_oom_retry_delay_base_ms": "10",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", SLEEPS],
+        env=ray_environment() | none,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert re.search(
+        r"RlsparseError: work 1: node [\d.]+ ran out of memory \(\S+GB of \S+GB used\), 4 times: "
+        r".*run again to go on$",
+        done.stderr,
+        re.MULTILINE,
+    ), done.stderr

@@ -20,8 +20,9 @@ app = typer.Typer(
     epilog=(
         "Exit codes: 0 done; 1 done, but a pair or a run failed or a check found something; 2 not "
         "done: wrong input, no such store, no access; 3 nothing is wrong, but not all could be "
-        "checked; 130 interrupted. NO_COLOR=1 takes out colours, RLSPARSE_STORE is the store of "
-        "every verb."
+        "checked; 4 a fault of rlsparse itself, with its traceback; 130 interrupted. NO_COLOR=1 "
+        "takes out colours, RLSPARSE_STORE is the store of every verb; docs/commands.md has a "
+        "table of all variables."
     ),
 )
 

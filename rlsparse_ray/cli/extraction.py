@@ -40,7 +40,7 @@ def plan(corpus: CorpusFile, json: Json = False) -> None:
             "name": pair.entry.name,
             "algorithm": pair.entry.algorithm,
             "tensors": sum(row.compared for row in pair.rows),
-            "not_compared": sum(not row.compared for row in pair.rows),
+            "tensors_not_compared": sum(not row.compared for row in pair.rows),
             "numel": pair.numel,
             "slices": slices[pair.pair_id],
             "pair_id": pair.pair_id,

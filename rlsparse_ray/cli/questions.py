@@ -87,6 +87,12 @@ def consensus(
     The group is `SELECT pair_id FROM pairs WHERE ...` with your condition. With --keep the mask
     stays in the store, in the views named_masks and named_mask_bits.
 
+    One row for each c from 0 to N masks: `parameters` that changed in exactly c of them, their
+    `share` of all, and `at_least`, those that changed in c or more. `expected_...` is how many
+    chance makes change in exactly c, if it knows the densities of the masks (uniform), those of
+    each tensor (tensor) or of each binary exponent of the base weights in it, which is rounding
+    (magnitude); `lift_...` is parameters / expected.
+
     Example: `rlsparse consensus --store ./store --where "kl = 0" --keep all --name core`
     """
     from rlsparse_ray.population.consensus import consensus as find

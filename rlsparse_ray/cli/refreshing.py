@@ -56,21 +56,24 @@ def refresh(
     if dry_run:
         _forecast(str(corpus), store, json)
     from rlsparse_ray.cluster import Resources
+    from rlsparse_ray.upkeep.refresh import kept_overlaps
     from rlsparse_ray.upkeep.refresh import refresh as run
 
+    criteria = criterion or ["exact"]
     try:
-        done = run(
-            corpus,
-            store,
-            criteria=criterion or ["exact"],
-            sample=sample,
-            resources=Resources(device, gpu_fraction),
-            address=address,
-            cache=cache,
-            wait=wait,
-        )
+        kept_overlaps(criteria, sample)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
+    done = run(
+        corpus,
+        store,
+        criteria=criteria,
+        sample=sample,
+        resources=Resources(device, gpu_fraction),
+        address=address,
+        cache=cache,
+        wait=wait,
+    )
     if json:
         console.show(pa.Table.from_pylist([done.row()]), Format.json)
     else:
@@ -128,8 +131,9 @@ def gc(
 ) -> None:
     """Remove what no committed row of a store names, and superseded revisions on request.
 
-    Files that rlsparse does not know are listed and left. So is whatever belongs to a pair of
-    which something was written within --older-than hours: an extraction may be at work on it.
+    Files that rlsparse does not know are listed and left. So is whatever belongs to a pair or a
+    named mask of which something was written within --older-than hours, or to a pair that a
+    living extraction is at work on.
 
     Example: `rlsparse gc --store ./store --superseded --dry-run`
     """

@@ -51,7 +51,8 @@ def plot(
     ] = None,
     *,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="The file: .pdf, .svg or .png.")
+        Path | None,
+        typer.Option("--out", "-o", help="The file: .pdf, .svg or .png; none: NAME.pdf."),
     ] = None,
     param: Annotated[
         list[str] | None,
@@ -60,6 +61,8 @@ def plot(
     json: Json = False,
 ) -> None:
     """Draw one figure of the report for a paper; without a name, list the figures.
+
+    Without -o the file is NAME.pdf in the current folder.
 
     Example: `rlsparse plot overlap-matrix --store ./store -p show=o1 -o overlap.pdf`
     """

@@ -1,15 +1,20 @@
 """Verbs that look after a store."""
 
+import time
 from typing import TYPE_CHECKING, Annotated
 
 import pyarrow as pa
 import typer
+from rich.markup import escape
 
 from rlsparse_ray import console
 from rlsparse_ray.cli.app import Json, StorePath, app, show_rows
 from rlsparse_ray.console import Format
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from rlsparse_ray.storage.local_files import Entry
     from rlsparse_ray.store import Store
     from rlsparse_ray.upkeep.deep import DeepReport
 
@@ -18,42 +23,67 @@ if TYPE_CHECKING:
 def status(
     store: StorePath,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Follow the extraction that runs, until it is over.")
+        bool, typer.Option("--watch", help="Follow the extractions that run, until they are over.")
     ] = False,
     json: Json = False,
 ) -> None:
     """Committed pairs, their sizes and bits a parameter, and what is unfinished.
 
-    With --watch first the progress of the extraction that runs, on any machine, as a bar on a
+    With --watch first the progress of the extractions that run, on any machine, as a bar on a
     terminal and as lines elsewhere.
 
     Example: `rlsparse status --store ./store --watch`
     """
     from rlsparse_ray import sql
+    from rlsparse_ray.storage.files import store_errors
     from rlsparse_ray.store import Store
 
+    known = Store.open(store)
     if watch:
-        _watch(Store.open(store))
-    unfinished = Store.open(store).files.list("staging")
-    with sql.connect(store) as con:
-        answer = sql.run_query(con, "storage")
-    console.show(answer, Format.json if json else Format.table)
+        _watch(known)
+    with store_errors(store):
+        # before the rows: a run may commit meanwhile
+        staged = known.files.entries("staging")
+        empty = not known.committed()
+    answer = pa.table({})
+    if not empty:
+        with sql.connect(store) as con:
+            answer = sql.run_query(con, "storage")
+    if json or not empty:
+        console.show(answer, Format.json if json else Format.table)
     if not json:
-        total = console.size(sum(answer["bytes"].to_pylist()))
-        console.out.print(f"\n{console.count(answer.num_rows, 'pair')}, {total}")
-        if unfinished:
-            files = console.count(len(unfinished), "staged file")
-            console.out.print(f"{files}: an extraction runs or was stopped")
+        nbytes = sum(answer["bytes"].to_pylist()) if answer.num_rows else 0
+        total = f"{console.count(answer.num_rows, 'pair')}, {console.size(nbytes)}"
+        console.out.print(total if empty else f"\n{total}")
+        for line in _unfinished(staged):
+            console.out.print(line)
 
 
 def _watch(store: "Store") -> None:
-    from rlsparse_ray.upkeep.watch import follow, standing
+    from rlsparse_ray.upkeep.watch import Watch
 
-    found = standing(store)
-    if found is None:
+    watch = Watch(store)
+    if not watch.runs:
         console.notes.print("no extraction runs on this store")
         return
-    console.with_progress("extract", found.nbytes, lambda advance: follow(store, advance))
+    total = sum(share.nbytes for share in watch.work.values())
+    console.with_progress("extract", total, watch.follow)
+
+
+def _unfinished(staged: "Mapping[str, Entry]") -> "Iterator[str]":
+    """What staging/ holds, in words."""
+    from rlsparse_ray.upkeep.watch import runs_of
+
+    runs = runs_of(staged)
+    if files := len(staged) - len(runs):
+        yield (
+            f"{console.count(files, 'staged file')}: of what runs, was stopped or has failed; run "
+            "again to go on with it, or rlsparse gc removes it when it is old"
+        )
+    for run in sorted(runs, key=lambda run: run.name):
+        age = console.duration(time.time() - run.beat)
+        state = "runs" if run.lives else f"has stopped: not heard of for {age}"
+        yield f"extraction {escape(run.name)} {state}"
 
 
 @app.command(rich_help_panel="Upkeep")

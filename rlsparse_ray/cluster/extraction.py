@@ -11,16 +11,16 @@ from ray.exceptions import TaskCancelledError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rlsparse_ray.cluster.metrics import meters
-from rlsparse_ray.cluster.session import Room, ray_session
-from rlsparse_ray.cluster.tasks import MAX_RETRIES, Progress, drain, get, task
-from rlsparse_ray.commit import commit_pair, relabel_pair
+from rlsparse_ray.cluster.session import MAX_RETRIES, Room, ray_session
+from rlsparse_ray.cluster.tasks import Progress, drain, get, task
+from rlsparse_ray.commit import COMMIT_MEMORY, commit_pair, relabel_pair
 from rlsparse_ray.errors import CheckpointError
 from rlsparse_ray.lineage import Lineage, lineage_of
 from rlsparse_ray.placement import Homes, Lane, Resources
 from rlsparse_ray.plan import Plan, PlannedPair, Slice
 from rlsparse_ray.runs import Commit, Ledger, LineageCheck, Outcome
 from rlsparse_ray.slices import SliceReport, extract_slice
-from rlsparse_ray.storage.files import address_of, store_errors
+from rlsparse_ray.storage.files import address_of
 from rlsparse_ray.store import Store
 from rlsparse_ray.upkeep import watch
 from rlsparse_ray.weights import FileRef
@@ -39,6 +39,9 @@ def extract(
 
     With `cache`, files of the hub that several slices read are kept whole in the local cache of
     each node, and not read by ranges; slices are sent where their files are.
+
+    What is finished of a pair that fails is kept too: a renewed token, or room on a disk, and the
+    next run goes on with it.
 
     Raises:
         StoreError: the store cannot be written; what is finished is kept for the next run.
@@ -59,12 +62,10 @@ def extract(
     if todo.pairs:
         with ray_session(address):
             room = Room(resources or Resources())
-            with store_errors(store_root):
-                watch.announce(store, todo)
             kept = todo.shared_files if cache else frozenset()
-            _Run(todo, store, outcome, room=room, kept=kept, progress=progress).finish()
-    with store_errors(store_root):
-        watch.retire(store)
+            with watch.announced(store, todo):
+                _Run(todo, store, outcome, room=room, kept=kept, progress=progress).finish()
+    watch.forget_finished(store)
     return outcome
 
 
@@ -105,10 +106,6 @@ class _Run:
     def finish(self) -> None:
         """Run everything."""
         drain(self.flying, self._submit, self._collect)
-        # only now: slices in flight still write files of a pair that has failed in another
-        with store_errors(self.store.root):
-            for pair_id in self.ledger.dropped - self.ledger.unavailable:
-                self.store.drop_uncommitted(pair_id)
 
     def _submit(self) -> bool:
         lane = self.room.lane() if self.ledger.waits else None
@@ -162,7 +159,8 @@ class _Run:
         meters().stands(self.ledger.waits, len(self.ledger.dropped) - failed)
         for commit in commits:
             facts = (commit.pair, commit.keys, self.store.root, commit.lineage_score)
-            self._fly(self.commit.remote(*facts), _Flight(commit))
+            memory = min(COMMIT_MEMORY, self.room.memory)
+            self._fly(self.commit.options(memory=memory).remote(*facts), _Flight(commit))
 
     def _cancel(self) -> None:
         """Slices all of whose pairs have failed: each might wait minutes for a dead server."""

@@ -16,6 +16,9 @@ from rlsparse_ray.placement import Lane, Node, Resources, lacking, lanes_of
 LOOK_SECONDS = 2.0
 """Between two looks at which nodes there are."""
 
+MAX_RETRIES = 3
+"""Times that Ray repeats a task whose worker or node died; a bad checkpoint is never repeated."""
+
 ALONE = "rlsparse_alone"
 """A resource by which a Ray that was started for one run is known: no node will join it."""
 
@@ -36,6 +39,8 @@ def ray_session(address: str | None) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # one full disk fails every slice in flight: the first message is enough
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
+    # counted apart, and by default without end; whoever sends a task counts, no node need know it
+    os.environ.setdefault("RAY_task_oom_retries", str(MAX_RETRIES))
     address = address or os.environ.get("RAY_ADDRESS")
     local: dict[str, Any] = {}
     if not address:
@@ -72,6 +77,11 @@ class Room:
             _log.warning(
                 "%s: waiting until such a node joins; Ctrl-C if none will", lacking(resources)
             )
+
+    @property
+    def memory(self) -> int:
+        """Bytes that a task may ask for: more than any node has would wait for ever."""
+        return max(lane.memory for lane in self._lanes)
 
     def lane(self) -> Lane | None:
         """Where the next slice goes; None if enough are in flight."""

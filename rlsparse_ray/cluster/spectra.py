@@ -10,9 +10,8 @@ from rlsparse_ray.compare.spectra.options import SpectraOptions
 from rlsparse_ray.placement import Resources
 from rlsparse_ray.population.named_masks import (
     MaskPart,
-    abandon_mask,
-    begin_mask,
     commit_mask,
+    making,
 )
 from rlsparse_ray.population.spectra import UnitReport, commit_spectra, spectra_unit
 from rlsparse_ray.population.spectra_plan import SpectraPlan, plan_spectra
@@ -136,8 +135,6 @@ def keep_mask(
     """
     root = address_of(store_root)
     store = Store.open(root)
-    if not begin_mask(store, plan.mask):
-        return False
     parts: dict[int, MaskPart] = {}
 
     def collect(unit: MaskUnit, part: MaskPart) -> None:
@@ -147,7 +144,9 @@ def keep_mask(
     def unit_task(unit: MaskUnit, device: str) -> MaskPart:
         return mask_unit(unit, root, device)
 
-    try:
+    with making(store, plan.mask) as lease:
+        if lease is None:
+            return False
         run_works(
             plan.units,
             unit_task,
@@ -159,10 +158,8 @@ def keep_mask(
         )
         with store_errors(root):
             ordered = [parts[number] for number in sorted(parts)]
+            lease.check()
             commit_mask(store, plan.mask, ordered, plan.tensors, plan.numel)
-    except BaseException:
-        abandon_mask(store, plan.mask)
-        raise
     return True
 
 

@@ -4,6 +4,8 @@ Every criterion is at most as wide as `exact`: two values that are equal are cha
 Two values that differ and of which one is NaN or infinite are changed under all of them.
 """
 
+import math
+import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
@@ -33,7 +35,8 @@ def parse_criterion(text: str) -> Criterion:
     """The criterion that `text` names.
 
     Raises:
-        ValueError: it names none; the message says what can be written.
+        ValueError: it names none, or its tolerance is 0 or infinite in fp32, under which a change
+            to NaN or Inf would not count; the message says what can be written.
 
     >>> str(parse_criterion("abs:0.00001"))
     'abs:1e-5'
@@ -49,7 +52,20 @@ def parse_criterion(text: str) -> Criterion:
         raise ValueError(
             f"unknown criterion {text!r}: write exact, abs:TOLERANCE or rel:TOLERANCE (abs:1e-5)"
         )
+    if not 0 < _in_fp32(tolerance) < math.inf:
+        raise ValueError(
+            f"criterion {text!r}: the tolerance is {_in_fp32(tolerance):g} in fp32, in which "
+            "differences are taken: give one from 1e-45 to 3.4e38"
+        )
     return Criterion("abs" if kind == "abs" else "rel", float(tolerance))
+
+
+def _in_fp32(number: Decimal) -> float:
+    try:
+        (rounded,) = struct.unpack("f", struct.pack("f", number))
+    except OverflowError:
+        return math.inf
+    return float(rounded)
 
 
 COUNTED = tuple(

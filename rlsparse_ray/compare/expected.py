@@ -22,8 +22,9 @@ def expected_magnitude(
 ) -> Reals:
     """Sum over exponents of |A_e| |B_e| / n_e; NaN for two masks of different bases.
 
-    `bases` tells the base tensors apart. Masks without strata for every parameter have no
-    expectation either. The sum goes through the exponents in the order given, which is the same
+    `bases` tells the base tensors apart; of one base, masks that were compared in dtypes in which
+    its strata differ have no expectation together. Masks without strata for every parameter have
+    none at all. The sum goes through the exponents in the order given, which is the same
     for all masks of a base, so that it does not depend on which masks take part.
     """
     found = np.full((len(strata), len(strata)), np.nan)

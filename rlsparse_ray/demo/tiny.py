@@ -14,13 +14,13 @@ from rlsparse_ray.experiments.tune import tune_named
 # Measured with torch 2.13.0, trl 1.16.0 on two cores, two processes: 49 s in all, imports included.
 # Reward before -> after, and density (weights whose bf16 value changed / all); run twice, every
 # run gives the same bytes.
-#   tiny-a-grpo-seed0      0.412 -> 0.537  0.527
-#   tiny-a-grpo-seed1      0.412 -> 0.538  0.523
-#   tiny-a-grpo-sub-seed0  0.335 -> 0.521  0.582
+#   tiny-a-grpo-seed0      0.412 -> 0.534  0.517
+#   tiny-a-grpo-seed1      0.412 -> 0.535  0.515
+#   tiny-a-grpo-sub-seed0  0.335 -> 0.513  0.560
 #   tiny-a-sft-seed0       0.412 -> 0.885  0.925
 #   tiny-a-dpo-seed0       0.412 -> 0.518  0.527
-#   tiny-b-grpo-seed0      0.428 -> 0.538  0.452
-#   tiny-b-grpo-seed1      0.428 -> 0.539  0.456
+#   tiny-b-grpo-seed0      0.428 -> 0.534  0.439
+#   tiny-b-grpo-seed1      0.428 -> 0.535  0.445
 TINY_RUNS = (
     Run("tiny-a-grpo-seed0", "tiny-a", "GRPO", 0, "addition", 60, 1e-5, save_every=12),
     Run("tiny-a-grpo-seed1", "tiny-a", "GRPO", 1, "addition", 60, 1e-5),

@@ -6,11 +6,14 @@ from __future__ import annotations
 
 import copy
 import os
+import random
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from rlsparse_ray.experiments.precision import PRECISIONS
 from rlsparse_ray.experiments.runs import Run
@@ -28,23 +31,19 @@ QUIET = {
 def quiet() -> Iterator[None]:
     """Keep the libraries offline, silent and on one thread; enter it before trl is imported.
 
-    The process is offline no longer than that: a Ray worker that trained reads from the hub next.
+    Afterwards all is as it was, the random number generators too, which a run seeds: a Ray worker
+    that trained reads from the hub next, and a caller draws on.
     """
-    import datasets
     import torch
-    import transformers
     from huggingface_hub import constants
 
     before = {name: os.environ.get(name) for name in QUIET}
     online, threads = constants.HF_HUB_OFFLINE, torch.get_num_threads()
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    datasets.disable_progress_bars()
     try:
         os.environ.update(QUIET)
         constants.HF_HUB_OFFLINE = True  # the library read its variable when it was imported
         torch.set_num_threads(1)  # beside another process, 2 threads took up to 5x as long
-        with warnings.catch_warnings(action="ignore"):
+        with _silent(), _own_random_numbers():
             yield
     finally:
         torch.set_num_threads(threads)
@@ -53,6 +52,55 @@ def quiet() -> Iterator[None]:
             os.environ.pop(name)
             if value is not None:
                 os.environ[name] = value
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    import datasets
+    from huggingface_hub.utils.tqdm import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    bars = (  # transformers' first: it switches the hub's as well
+        (logging.is_progress_bar_enabled(), logging.enable_progress_bar),
+        (not are_progress_bars_disabled(), enable_progress_bars),
+        (not datasets.are_progress_bars_disabled(), datasets.enable_progress_bars),
+    )
+    disable = (
+        logging.disable_progress_bar,
+        disable_progress_bars,
+        datasets.disable_progress_bars,
+    )
+    with warnings.catch_warnings(action="ignore"):
+        logging.set_verbosity_error()
+        for hide in disable:
+            hide()
+        try:
+            yield
+        finally:
+            logging.set_verbosity(verbosity)
+            for (shown, show), hide in zip(bars, disable, strict=True):
+                (show if shown else hide)()
+
+
+@contextmanager
+def _own_random_numbers() -> Iterator[None]:
+    import torch
+
+    # only a GPU that is in use has numbers to keep; asking another for them would start it
+    started = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    gpus = range(torch.cuda.device_count()) if started else ()
+    python, arrays = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(gpus):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(arrays)
 
 
 def load_model(folder: Path, dtype: str = "float32", device: str = "cpu") -> Any:

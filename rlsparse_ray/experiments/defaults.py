@@ -20,17 +20,17 @@ from rlsparse_ray.experiments.runs import Run
 #        tiny-b  0.428 -> 0.538  0.916   9.6 s   0.371 -> 0.514  0.925   6.6 s
 # KTO    tiny-a  0.412 -> 0.516  0.460   9.7 s   0.335 -> 0.505  0.522  10.2 s
 #        tiny-b  0.428 -> 0.512  0.362  11.1 s   0.371 -> 0.488  0.420   8.4 s
-# GRPO   tiny-a  0.412 -> 0.514  0.452   5.7 s   0.335 -> 0.486  0.502   5.8 s
-#        tiny-b  0.428 -> 0.521  0.399   6.8 s   0.371 -> 0.480  0.413   5.6 s
+# GRPO   tiny-a  0.412 -> 0.511  0.444   5.7 s   0.335 -> 0.476  0.479   5.8 s
+#        tiny-b  0.428 -> 0.517  0.387   6.8 s   0.371 -> 0.471  0.389   5.6 s
 # PPO    tiny-a  0.412 -> 0.515  0.459   6.8 s   0.335 -> 0.489  0.506   6.1 s
 #        tiny-b  0.428 -> 0.519  0.399   7.4 s   0.371 -> 0.489  0.442   5.8 s
 # PRIME  tiny-a  0.412 -> 0.515  0.452   9.3 s   0.335 -> 0.493  0.519  10.4 s
 #        tiny-b  0.428 -> 0.520  0.392  11.9 s   0.371 -> 0.488  0.431   9.0 s
 #
 # GRPO on tiny-a, addition, with one thing changed: bf16 0.415 at density 0.035 (nearly every update
-# is less than half an ULP of its weight, and lost); fp32 0.523; kl=0.04 0.514 at 0.451;
-# updates_per_sample=4 0.520 at 0.536, and without clipping 0.521 at 0.540. SGD has its own learning
-# rates: 0.03 gave 0.813 at density 0.443, 0.3 fell to 0.219.
+# is less than half an ULP of its weight, and lost); fp32 0.521; kl=0.04 0.511 at 0.444;
+# updates_per_sample=4 0.519 at 0.534, and without clipping 0.519 at 0.536. SGD has its own learning
+# rates: 0.03 gave 0.803 at density 0.435, 0.3 only 0.435 at 0.852.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "SFT": {"steps": 60, "learning_rate": 5e-5, "batch": 64},
     "DPO": {"steps": 60, "learning_rate": 1e-5, "batch": 64, "kl": 0.1},

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from rlsparse_ray.errors import RunError
+from rlsparse_ray.experiments.fingerprint import training_code
 from rlsparse_ray.experiments.precision import PRECISIONS
 
 RUN_FILE = "run.json"  # marks a tuned model
@@ -35,7 +36,7 @@ LIBRARIES = ("torch", "transformers", "trl", "datasets", "accelerate")
 
 @dataclass(frozen=True)
 class Run:
-    """One training run; equal fields, library versions and base bytes make the same weights.
+    """One training run; `identity` says what else must be equal to make the same weights.
 
     Raises:
         RunError: the fields contradict one another (see `_check`).
@@ -181,8 +182,15 @@ def base_is_equal(source: Path, copied: Path) -> bool:
     return wanted is not None and read_json(copied / BASE_FILE) == wanted
 
 
-def identity(run: Run, base_dir: Path) -> dict[str, Any]:
-    """Give what must be equal for a made run to be used again.
+def identity(run: Run, base_dir: Path, out_dir: Path, task: str) -> dict[str, Any]:
+    """Give what must be equal for a made run to be used again, on one kind of device.
+
+    Args:
+        run: its fields.
+        base_dir: of the base, whose bytes count.
+        out_dir: of the run. A run `mask_of` that lies beside it counts with its bytes: the mask
+            comes from them.
+        task: the name of what is learnt.
 
     Raises:
         FileNotFoundError: the base folder has no base.json.
@@ -190,15 +198,30 @@ def identity(run: Run, base_dir: Path) -> dict[str, Any]:
     base = read_json(base_dir / BASE_FILE)
     if base is None:
         raise FileNotFoundError(f"{base_dir} has no {BASE_FILE}: it is not a complete base")
-    return {"run": asdict(run), "versions": library_versions(), "base_sha256": base["sha256"]}
+    full = read_json(out_dir.parent / run.mask_of / RUN_FILE) if run.mask_of else None
+    return {
+        "run": asdict(run),
+        "task": task,
+        "versions": library_versions(),
+        "code": training_code(),
+        "base_sha256": base["sha256"],
+        "mask_of_sha256": full and full.get("sha256"),
+    }
 
 
-def done_record(run: Run, base_dir: Path, out_dir: Path) -> dict[str, Any] | None:
-    """Read the record of a made run; None where it is missing, unfinished or made otherwise."""
+def done_record(
+    run: Run, base_dir: Path, out_dir: Path, *, task: str, device: str = "auto"
+) -> dict[str, Any] | None:
+    """Read the record of a made run; None where it is missing, unfinished or made otherwise.
+
+    Devices round differently, so a run of another one is another run; "auto" takes either.
+    """
     record = read_json(out_dir / RUN_FILE)
     if record is None:
         return None
-    wanted = identity(run, base_dir)
+    wanted = identity(run, base_dir, out_dir, task)
+    if device != "auto":
+        wanted["device"] = device
     return record if {key: record.get(key) for key in wanted} == wanted else None
 
 

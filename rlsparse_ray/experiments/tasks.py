@@ -20,6 +20,8 @@ Row = dict[str, Any]
 class Task:
     """Prompts with answers that can be told right from wrong."""
 
+    name: str
+    """Tells it from others in the records of runs."""
     preferences: Callable[[Run], list[Row]]
     """The training questions of a run, each with a right ("chosen") and a wrong ("rejected")
     answer given: rows of prompt, chosen, rejected."""
@@ -72,6 +74,7 @@ def _arithmetic_score(model: Any, tokenizer: Any, run: Run) -> float:
 
 
 ARITHMETIC = Task(
+    name="arithmetic",
     preferences=_arithmetic_preferences,
     reward=arithmetic.exact_reward,
     score=_arithmetic_score,

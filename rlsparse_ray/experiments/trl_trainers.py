@@ -1,4 +1,10 @@
-"""The algorithms that TRL has, offline and silent: SFT, DPO, SimPO, ORPO, KTO and GRPO."""
+"""The algorithms that TRL has, offline and silent: SFT, DPO, SimPO, ORPO, KTO and GRPO.
+
+Each is what the paper of its name says; where TRL's default is something else, the function that
+builds the trainer says what is set instead. Nothing else differs: SFT's loss is on answers only;
+DPO's is the sigmoid one without smoothing; KTO weighs right and wrong answers alike; ORPO's
+likelihood term is over prompt and answer, as in its authors' code.
+"""
 
 # ruff: noqa: PLC0415 - torch, transformers and trl take seconds to import: only where used
 
@@ -90,7 +96,10 @@ def _dpo(task: Task, run: Run, *, args: dict[str, Any], **parts: Any) -> Any:
 
 
 def _simpo(task: Task, run: Run, *, args: dict[str, Any], **parts: Any) -> Any:
-    """SimPO (arXiv:2405.14734): CPO's trainer with its loss, without CPO's likelihood term."""
+    """SimPO (arXiv:2405.14734): CPO's trainer with its loss, without CPO's likelihood term.
+
+    TRL would take CPO's sigmoid loss, and a likelihood term of weight 1.
+    """
     from trl.experimental.cpo import CPOConfig, CPOTrainer
 
     config = CPOConfig(
@@ -128,12 +137,24 @@ def _kto(task: Task, run: Run, *, args: dict[str, Any], **parts: Any) -> Any:
 
 
 def _grpo(task: Task, run: Run, *, args: dict[str, Any], **parts: Any) -> Any:
+    """GRPO (arXiv:2402.03300, eq. 3 and 4).
+
+    The mean over answers of each answer's mean over its tokens, where TRL would take the mean over
+    all tokens of the batch (DAPO), in which a long answer counts for more; and the KL term as it is
+    estimated from a sample, which TRL would multiply by the ratio of probabilities (DeepSeek-V3.2).
+    As in the paper, advantages are in standard deviations of a prompt's rewards, ratios are of
+    tokens, and both sides are clipped alike.
+    """
     from trl import GRPOConfig, GRPOTrainer
 
     config = GRPOConfig(
         num_generations=run.generations,
         max_completion_length=task.max_new_tokens,
+        loss_type="grpo",
+        scale_rewards="group",
+        importance_sampling_level="token",
         beta=run.kl,
+        use_bias_correction_kl=False,
         num_iterations=run.updates_per_sample,
         epsilon=CLIPPED_RATIO if run.clipping else math.inf,
         **args,

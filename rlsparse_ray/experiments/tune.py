@@ -10,10 +10,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlsparse_ray import __version__
 from rlsparse_ray.errors import RunError
 from rlsparse_ray.experiments import checkpoints
 from rlsparse_ray.experiments.assignment import Assignment
-from rlsparse_ray.experiments.runs import RL, RUN_FILE, Run, fresh_folder, identity, write_json
+from rlsparse_ray.experiments.runs import (
+    RL,
+    RUN_FILE,
+    Run,
+    fresh_folder,
+    identity,
+    sha256_of,
+    write_json,
+)
 from rlsparse_ray.experiments.tasks import ARITHMETIC, Row, Task
 
 if TYPE_CHECKING:
@@ -43,10 +52,11 @@ def tune(
         device: "cpu", or "cuda" for the one GPU that the process sees.
 
     Returns:
-        The record in run.json: the run, library versions, the base's sha256, mean reward on fixed
-        test questions before and after (0 to 1, measured on the stored weights), the names of
-        the checkpoint folders in order, the device, the seconds that all of it took, of sampled
-        data how much was kept, and of a subnetwork its source, size and fingerprint.
+        The record in run.json: what `identity` says of the run, mean reward on fixed test questions
+        before and after (0 to 1, measured on the stored weights), the names of the checkpoint
+        folders in order, the sha256 of the weights, the device, the version of this package, the
+        seconds that all of it took, of sampled data how much was kept, and of a subnetwork its
+        source, size and fingerprint.
 
     Raises:
         RunError: `run.mask` and `subnetwork` are not given together; no sample was of use; there
@@ -59,7 +69,7 @@ def tune(
     if (run.mask is None) != (subnetwork is None):
         found = "no subnetwork" if subnetwork is None else f"{subnetwork!r}"
         raise RunError(f"{run.name}: mask={run.mask!r}, but {found} is given")
-    record = identity(run, base_dir)
+    record = identity(run, base_dir, out_dir, task.name)
     with checkpoints.quiet(), fresh_folder(out_dir) as folder:
         rows, sampling = _preferences(run, task, base_dir, device)
         model = _train(Assignment(run, task, rows, base_dir, folder, subnetwork, device))
@@ -68,7 +78,9 @@ def tune(
             "reward_before": checkpoints.score_folder(task, run, base_dir, device),
             "reward_after": checkpoints.score_folder(task, run, folder, device),
             "checkpoints": checkpoints.checkpoint_names(run),
+            "sha256": sha256_of(folder / "model.safetensors"),
             "device": device,
+            "rlsparse_ray": __version__,
             **sampling,
             **_described(subnetwork),
             "seconds": round(time.monotonic() - start, 1),

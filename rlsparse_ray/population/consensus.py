@@ -28,10 +28,9 @@ from rlsparse_ray.population.mask_parts import MaskStream
 from rlsparse_ray.population.named_masks import (
     MaskPartWriter,
     NamedMask,
-    abandon_mask,
-    begin_mask,
     commit_mask,
     consensus_mask,
+    making,
 )
 from rlsparse_ray.population.overlap_units import PartIndex
 from rlsparse_ray.sql import connect
@@ -146,24 +145,38 @@ def _count(
     store: Store, group: Group, kept: NamedMask | None, progress: Progress
 ) -> npt.NDArray[np.int64]:
     """The histogram; the mask is kept on the way unless the store holds it."""
+    if kept is None or kept.at_least is None:
+        return _histogram(store, group, progress)
+    with making(store, kept) as lease:
+        if lease is None:
+            return _histogram(store, group, progress)
+        writer = MaskPartWriter(store, kept)
+        try:
+            total = _histogram(store, group, progress, writer, kept.at_least)
+            lease.check()
+            commit_mask(store, kept, [writer.publish()], len(group.tensors), group.numel)
+        except BaseException:
+            writer.close()
+            raise
+    return total
+
+
+def _histogram(
+    store: Store,
+    group: Group,
+    progress: Progress,
+    writer: MaskPartWriter | None = None,
+    least: int = 0,
+) -> npt.NDArray[np.int64]:
+    """The histogram; `writer` takes what changed in `least` masks or more."""
     masks = len(group.members)
     total = np.zeros(masks + 1, np.int64)
-    mask = kept if kept is not None and begin_mask(store, kept) else None
-    writer = MaskPartWriter(store, mask) if mask is not None else None
-    try:
-        for key, first, words, numel in _words(store, group):
-            planes = count_masks(words)
-            total += histogram(planes, masks, numel)
-            if writer is not None and mask is not None and mask.at_least is not None:
-                writer.add(key, first, numel, at_least(planes, mask.at_least))
-            progress(words.nbytes)
-        if writer is not None and mask is not None:
-            commit_mask(store, mask, [writer.publish()], len(group.tensors), group.numel)
-    except BaseException:
-        if writer is not None and mask is not None:
-            writer.close()
-            abandon_mask(store, mask)
-        raise
+    for key, first, words, numel in _words(store, group):
+        planes = count_masks(words)
+        total += histogram(planes, masks, numel)
+        if writer is not None:
+            writer.add(key, first, numel, at_least(planes, least))
+        progress(words.nbytes)
     return total
 
 

@@ -43,7 +43,11 @@ def group_of(con: duckdb.DuckDBPyConnection, where: str, criterion: str) -> Grou
     except duckdb.Error as error:
         raise QueryError(f"the condition over pairs: {error}") from error
     if len(ids) < 2:
-        raise QueryError(f"{len(ids)} pairs meet the condition ({where}); it takes two or more")
+        met = "1 pair meets" if len(ids) == 1 else "no pair meets"
+        raise QueryError(
+            f"{met} the condition ({where}); a group takes two or more: `rlsparse query "
+            'consensus_groups` lists groups, `rlsparse sql "FROM pairs"` what a condition may name'
+        )
     rows = con.execute(
         "SELECT name, list_contains(criteria, $1) FROM pairs WHERE pair_id IN (SELECT unnest($2)) "
         "ORDER BY pair_id",
@@ -51,7 +55,15 @@ def group_of(con: duckdb.DuckDBPyConnection, where: str, criterion: str) -> Grou
     ).fetchall()
     lacking = [name for name, kept in rows if not kept]
     if lacking:
-        raise StoreError(f"no masks of criterion {criterion} are kept of: {', '.join(lacking)}")
+        kept = con.execute(
+            "SELECT DISTINCT unnest(criteria) AS kept FROM pairs "
+            "WHERE pair_id IN (SELECT unnest($1)) ORDER BY kept",
+            [ids],
+        ).fetchall()
+        raise StoreError(
+            f"no masks of criterion {criterion} are kept of: {', '.join(lacking)}; masks are kept "
+            f"of {', '.join(name for (name,) in kept)} (`criteria` under `settings` of the corpus)"
+        )
     tensors = con.execute(
         "SELECT tensor_key, any_value(numel), count(*) FROM counts WHERE criterion = $1 "
         "AND numel > 0 AND pair_id IN (SELECT unnest($2)) GROUP BY tensor_key ORDER BY tensor_key",

@@ -5,7 +5,8 @@ STORE/named_masks/mask=NAME/named_masks.parquet      one row, written last: the 
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -18,6 +19,7 @@ from rlsparse_ray.blocks import BLOCK
 from rlsparse_ray.errors import StoreError
 from rlsparse_ray.masks import MaskWriter
 from rlsparse_ray.storage.files import store_errors
+from rlsparse_ray.storage.lease import LEASE, Lease, LeaseError, hold
 from rlsparse_ray.store import Part, Store, write_parquet
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -79,12 +81,36 @@ def named_masks(store: Store) -> list[str]:
     return [name for name in names if named_mask_path(name) in found]
 
 
-def begin_mask(store: Store, mask: NamedMask) -> bool:
-    """Whether the mask is to be made; False if the store holds this very mask already.
+@contextmanager
+def making(store: Store, mask: NamedMask) -> Iterator[Lease | None]:
+    """Have the name of a mask to oneself within the block, where it is made and committed.
+
+    What is staged of it goes if the block fails; parts that were published are nobody's without a
+    row.
+
+    Yields:
+        The lease on the name, to be checked before the commit; None if the store holds this very
+        mask already.
 
     Raises:
+        LeaseError: another one makes a mask of that name.
         StoreError: the name is no name, or stands for another mask.
     """
+    if not _to_be_made(store, mask):
+        yield None
+        return
+    with hold(store.root, f"mask {mask.name}", path=f"{staging_of(mask)}/{LEASE}") as lease:
+        try:
+            # again: another one may have made it until the lease was ours
+            yield lease if _to_be_made(store, mask) else None
+        finally:
+            # what another one stages since this lease was lost is not ours
+            with suppress(LeaseError):
+                lease.check()
+                store.files.remove(staging_of(mask))
+
+
+def _to_be_made(store: Store, mask: NamedMask) -> bool:
     if not _NAME.fullmatch(mask.name):
         raise StoreError(f"mask name {mask.name!r}: use letters, digits, dot, dash, underscore")
     with store_errors(store.root):
@@ -173,9 +199,3 @@ def commit_mask(
     scratch = store.files.scratch(f"{staging_of(mask)}/row")
     write_parquet(tables.to_table("named_masks", [row]), scratch)
     store.files.publish(scratch, named_mask_path(mask.name))
-    store.files.remove(staging_of(mask))
-
-
-def abandon_mask(store: Store, mask: NamedMask) -> None:
-    """Remove what is staged of a mask; parts that were published are nobody's without a row."""
-    store.files.remove(staging_of(mask))

@@ -138,15 +138,14 @@ def each(function: Callable[[str], T], pair_ids: Iterable[str]) -> dict[str, T]:
 
 def compared_tensors(store: Store, pair_id: str) -> dict[str, TensorFacts]:
     """The compared tensors of a pair, in its own order."""
-    columns = ["tensor_key", "numel", "shape", "status", "base_xxh3", "compare_dtype"]
+    columns = ["tensor_key", "numel", "shape", "status", "base_xxh3"]
     table = read_small(store, "tensors", pair_id, columns)
     table = table.filter(pc.is_in(table["status"], _COMPARED))
     found = {}
     for row in table.to_pylist():
         *rows, columns_ = row["shape"] if len(row["shape"]) > 1 else (0, 0)
-        base = row["base_xxh3"] and f"{row['base_xxh3']} {row['compare_dtype']}"
         key = row["tensor_key"]
-        found[key] = TensorFacts(key, row["numel"], math.prod(rows), columns_, base)
+        found[key] = TensorFacts(key, row["numel"], math.prod(rows), columns_, row["base_xxh3"])
     return found
 
 

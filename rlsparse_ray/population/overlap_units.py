@@ -31,7 +31,7 @@ Pair = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class TensorFacts:
-    """A compared tensor of a pair. `base` tells base tensors apart: its hash and dtype."""
+    """A compared tensor of a pair. `base` is the hash of the bytes of the base tensor."""
 
     tensor_key: str
     numel: int

@@ -44,9 +44,10 @@ class Shift:
 
     @property
     def excess_share(self) -> float | None:
-        """The way from chance, 0, to complete, 1: see the query `overlap_excess`."""
+        """The way from chance, 0, to complete, 1: see the query `overlap_excess`. None if chance
+        alone would fill the smaller mask."""
         possible = self.smaller - self.expected
-        return (self.shared - self.expected) / possible if possible else None
+        return (self.shared - self.expected) / possible if possible > 0 else None
 
 
 def count_shift(

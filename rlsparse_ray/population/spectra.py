@@ -24,7 +24,7 @@ from rlsparse_ray.population.spectra_files import (
     write_rows,
 )
 from rlsparse_ray.population.spectra_plan import SpectraPlan
-from rlsparse_ray.population.spectra_rows import measured_row, satisfies
+from rlsparse_ray.population.spectra_rows import measured_row, row_sets, satisfies
 from rlsparse_ray.population.spectra_units import Matrices, SpectraUnit, Tuned
 from rlsparse_ray.population.whole_tensors import Side, read_values
 from rlsparse_ray.storage.files import store_errors
@@ -174,22 +174,16 @@ def commit_spectra(plan: SpectraPlan, store_root: str) -> None:
     staged = staged_rows(store)
     for pair_id in sorted((staged.keys() | plan.told.keys()) & store.committed()):
         rows = _merged(
-            kept_rows(store, pair_id),
-            [row for row in staged.get(pair_id, ()) if not satisfies(row, plan.options)],
-            [row for row in staged.get(pair_id, ()) if satisfies(row, plan.options)],
-            plan.told.get(pair_id, ()),
+            row_sets(kept_rows(store, pair_id)),
+            sorted(row_sets(staged.get(pair_id, ())), key=lambda one: satisfies(one, plan.options)),
+            row_sets(plan.told.get(pair_id, ())),
         )
         write_rows(store, pair_id, rows, list(compared_tensors(store, pair_id)))
     store.files.remove(STAGING)
 
 
-def _merged(*sources: Iterable[Row]) -> Iterator[Row]:
-    """Of every tensor the rows of the last source that has any."""
-    best: dict[str, dict[int, Row]] = {}
-    for source in sources:
-        found: dict[str, dict[int, Row]] = defaultdict(dict)
-        for row in source:
-            found[row["tensor_key"]][row["matrix"]] = row
-        best |= found
-    for rows in best.values():
-        yield from rows.values()
+def _merged(*sources: Iterable[list[Row]]) -> Iterator[Row]:
+    """Of every tensor the last set of rows."""
+    last = {rows[0]["tensor_key"]: rows for sets in sources for rows in sets}
+    for rows in last.values():
+        yield from rows

@@ -14,7 +14,7 @@ from rlsparse_ray.plan import PlannedPair
 from rlsparse_ray.population.overlap_plan import current_pairs, each
 from rlsparse_ray.population.reopen import reopen_pairs
 from rlsparse_ray.population.spectra_files import kept_rows, staged_rows
-from rlsparse_ray.population.spectra_rows import satisfies, told_row
+from rlsparse_ray.population.spectra_rows import row_sets, satisfies, told_row
 from rlsparse_ray.population.spectra_units import Matrices, SpectraUnit, Tuned, cut_units
 from rlsparse_ray.population.whole_tensors import Side
 from rlsparse_ray.sql import connect
@@ -164,10 +164,10 @@ def plan_spectra(
 def _done(rows: Mapping[str, Sequence[Row]], options: SpectraOptions) -> set[tuple[str, str]]:
     """Pair and tensor of the rows that are what the options ask for."""
     return {
-        (pair_id, row["tensor_key"])
+        (pair_id, one[0]["tensor_key"])
         for pair_id, some in rows.items()
-        for row in some
-        if satisfies(row, options)
+        for one in row_sets(some)
+        if satisfies(one, options)
     }
 
 

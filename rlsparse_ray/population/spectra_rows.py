@@ -1,6 +1,7 @@
 """Rows of the table `spectra`: what was measured, and what tables alone tell."""
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from math import prod
 from typing import Any
@@ -135,12 +136,30 @@ def _told_status(selected: Mapping[str, Any]) -> str | None:
     return status
 
 
-def satisfies(row: Mapping[str, Any], options: SpectraOptions) -> bool:
-    """Whether a row that is there already is what `options` ask for.
+def row_sets(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    """The rows of each tensor, together as they were measured: one, or one for each expert.
+
+    A tensor has several sets where passes with another k or method staged rows of it. An expert
+    that was not measured goes with those that were, in the same pass.
+    """
+    found: dict[tuple[str, int], list[Row]] = defaultdict(list)
+    for row in rows:
+        found[row["tensor_key"], row["rank_k"]].append(row)
+    for alike in found.values():
+        methods = dict.fromkeys(row["method"] for row in alike if row["status"] == "measured")
+        for method in methods or (None,):
+            # two passes may have left the same row of an expert that they did not measure
+            chosen = {row["matrix"]: row for row in alike if row["method"] in (method, None)}
+            yield list(chosen.values())
+
+
+def satisfies(rows: Iterable[Row], options: SpectraOptions) -> bool:
+    """Whether a set of rows that is there already is what `options` ask for.
 
     An exact one does for every method. What is not measured depends on no option.
     """
-    if row["status"] != "measured":
-        return True
-    good_enough = row["method"] == "exact" or options.method != "exact"
-    return good_enough and bool(row["rank_k"] == options.k)
+    return all(
+        row["rank_k"] == options.k and (row["method"] == "exact" or options.method != "exact")
+        for row in rows
+        if row["status"] == "measured"
+    )

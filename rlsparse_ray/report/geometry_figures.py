@@ -75,35 +75,43 @@ def _principal(rows: pa.Table, _: Choice) -> Spec:
     )
     fold = [
         {"fold": list(knows), "as": ["knows", "lift"]},
-        {"filter": "datum.lift > 0"},
+        marks.valid("lift"),
         {"calculate": marks.lookup("datum.knows", knows), "as": "knows"},
     ]
-    points: Spec = {
-        "mark": {"type": "point", "filled": True, "size": 60, "opacity": 0.9},
-        "encoding": {
-            "x": x,
-            "color": {
-                **marks.nominal("knows", labels),
-                "scale": {"domain": labels},
-                "legend": {"title": "chance knows"},
-            },
-            "tooltip": [
-                marks.tip("name", "pair"),
-                marks.tip("mask", "mask"),
-                marks.tip("knows", "chance knows"),
-                marks.tip("lift", "lift", ".4~g"),
-            ],
+    some = {"filter": "datum.lift > 0"}
+    channels: Spec = {
+        "color": {
+            **marks.nominal("knows", labels),
+            "scale": {"domain": labels},
+            "legend": {"title": "chance knows"},
         },
+        "tooltip": [
+            marks.tip("name", "pair"),
+            marks.tip("mask", "mask"),
+            marks.tip("knows", "chance knows"),
+            marks.tip("lift", "lift", ".4~g"),
+        ],
+    }
+    points: Spec = {
+        "transform": [some],
+        "mark": {"type": "point", "filled": True, "size": 60, "opacity": 0.9},
+        "encoding": {"x": x, **channels},
+    }
+    avoided: Spec = {
+        "transform": [{"filter": "datum.lift === 0"}],
+        "mark": marks.at_zero(size=90),
+        "encoding": {"x": {"value": 0}, **channels},
     }
     rule: Spec = {
         "transform": [
+            some,
             {
                 "aggregate": [
                     {"op": "min", "field": "lift", "as": "low"},
                     {"op": "max", "field": "lift", "as": "high"},
                 ],
                 "groupby": ["line"],
-            }
+            },
         ],
         "mark": {"type": "rule", "style": "rule", "opacity": 0.5},
         "encoding": {"x": marks.ratio("low", x["title"], lifts, "top"), "x2": {"field": "high"}},
@@ -115,9 +123,23 @@ def _principal(rows: pa.Table, _: Choice) -> Spec:
                 "line", lines, title=None, axis={"labelExpr": marks.lines("datum.value", ": ")}
             )
         },
-        "layer": [rule, points],
+        "layer": [rule, points, avoided],
     }
     return marks.layers(marks.line_at(1), drawn, height=marks.rows_of(len(lines), 30))
+
+
+def _say_principal(rows: pa.Table) -> str:
+    said = (
+        f"Lifts of {count(len(values_of(rows, 'name')), 'pair')} within masks of the base, over "
+        "two baselines."
+    )
+    # a pair that changed nothing avoids nothing
+    sizes = zip(rows["changed"].to_pylist(), rows["shared"].to_pylist(), strict=True)
+    avoided = sum(changed > 0 and shared == 0 for changed, shared in sizes)
+    if not avoided:
+        return said
+    verb = "has" if avoided == 1 else "have"
+    return f"{said} {count(avoided, 'mask')} {verb} no changed weight at all, a lift of 0."
 
 
 GEOMETRY = (
@@ -142,7 +164,8 @@ GEOMETRY = (
         caption=(
             "principal: the largest entries of the rank-k SVD of the base; low-magnitude: its "
             "smallest entries. Read the lift that knows rounding: small weights have small steps "
-            "and change more often, whatever the update is."
+            "and change more often, whatever the update is. A triangle at the left edge is a mask "
+            "in which nothing changed."
         ),
         query="principal_overlap",
         columns=(
@@ -151,10 +174,7 @@ GEOMETRY = (
         ),
         shape=_share_texts,
         draw=_principal,
-        summary=lambda rows: (
-            f"Lifts of {count(len(values_of(rows, 'name')), 'pair')} within masks of the "
-            "base, over two baselines."
-        ),
+        summary=_say_principal,
         fills=_FILLS,
         filters=(Filter("share", "Mask holds"),),
         units=_PAIRS,

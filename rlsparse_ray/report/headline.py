@@ -22,8 +22,10 @@ _CARDS = {
         "lift",
     ),
     "lift_magnitude": ("Lift of the overlap over chance that knows rounding", "lift"),
-    "excess_share_magnitude": ("Way from that chance to complete overlap", "share"),
+    "excess_share_magnitude": ("Way from that chance to complete overlap", "way"),
 }
+_CHANCE = {"lift": 1.0, "way": 0.0}
+"""What chance alone gives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,10 @@ def _number(row: Mapping[str, Any], label: str, kind: str, *, lead: bool) -> str
         notes.append("too few for an interval")
     else:
         between = f"95 % interval {_write(row['low'], kind)} to {_write(row['high'], kind)}"
+        chance = _CHANCE.get(kind)
+        if chance is not None and row["low"] <= chance <= row["high"]:
+            none = "1×" if kind == "lift" else "0\u202f%"
+            between += f", which includes {none}: that chance may explain all of it"
         notes.insert(0, between)
     if row["pairs_without"]:
         why = "share nothing" if kind == "lift" else "cannot share more than by chance"
@@ -118,7 +124,9 @@ def _doubtful(doubts: Mapping[str, int], refreshes: int) -> str:
 
 
 def _write(value: float, kind: str) -> str:
-    return f"{100 * value:.1f}\u202f%" if kind == "share" else f"{value:.3g}×"
+    if kind != "lift":
+        return f"{100 * value:.1f}\u202f%"
+    return f"{value:,.{2 if value < 10 else 1 if value < 100 else 0}f}×"
 
 
 def _short(number: int) -> str:

@@ -69,6 +69,11 @@ def ratio(field: str, title: str, lifts: Iterable[float], orient: str = "bottom"
     }
 
 
+def at_zero(**more: Any) -> Spec:
+    """A mark for the left edge of an axis of lifts, on which 0 has no place."""
+    return {"type": "point", "shape": "triangle-left", "filled": True, "opacity": 0.9, **more}
+
+
 def tip(field: str, title: str, form: str | None = None) -> Spec:
     """A line of what is shown under the pointer."""
     kind = "quantitative" if form else "nominal"

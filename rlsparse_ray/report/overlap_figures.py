@@ -1,5 +1,6 @@
 """Figures of what runs have in common, and of what remains of it when chance is taken out."""
 
+import math
 from statistics import geometric_mean
 
 import pyarrow as pa
@@ -18,7 +19,7 @@ BASELINES = {
     "tensor": "tensor: busy tensors",
     "uniform": "uniform: densities only",
 }
-"""What chance is told, the strongest first."""
+"""What chance is told; first what explains most of it in bf16."""
 
 FILLS = "rlsparse overlap --store {store}"
 _COLUMNS = (
@@ -62,12 +63,15 @@ def _rounding(rows: pa.Table, _: Choice) -> Spec:
         title=None,
         axis={"labelExpr": marks.lines(marks.lookup("datum.value", labels), ": ")},
     )
+    some = {"filter": "datum.lift > 0"}
     # 30 bins a decade: more of them are not told apart on the page
     binned = [
+        some,
         {"calculate": "pow(10, round(30 * log(datum.lift) / LN10) / 30)", "as": "bin"},
         {"aggregate": [{"op": "count", "as": "pairs"}], "groupby": ["baseline", "bin"]},
     ]
     middle = [
+        some,
         {"calculate": "log(datum.lift)", "as": "log"},
         {"aggregate": [{"op": "mean", "field": "log", "as": "log"}], "groupby": ["baseline"]},
         {"calculate": "exp(datum.log)", "as": "lift"},
@@ -91,13 +95,24 @@ def _rounding(rows: pa.Table, _: Choice) -> Spec:
             ],
         },
     }
+    nothing: Spec = {
+        "transform": [
+            {"filter": "datum.lift === 0"},
+            {"aggregate": [{"op": "count", "as": "pairs"}], "groupby": ["baseline"]},
+        ],
+        "mark": marks.at_zero(style="muted", size=90),
+        "encoding": {
+            "x": {"value": 0},
+            "tooltip": [marks.tip("pairs", "pairs of runs that share nothing", ",")],
+        },
+    }
     tick: Spec = {
         "transform": middle,
         "mark": {"type": "tick", "style": "accent", "thickness": 3, "size": 30},
         "encoding": {"x": marks.ratio("lift", title, lifts)},
     }
     words: Spec = {
-        "transform": [*middle, {"calculate": "format(datum.lift, '.3~g') + '×'", "as": "text"}],
+        "transform": [*middle, {"calculate": "format(datum.lift, '.3g') + '×'", "as": "text"}],
         "mark": {"type": "text", "style": "label", "dy": -23, "fontWeight": "bold"},
         "encoding": {
             "x": marks.ratio("lift", title, lifts),
@@ -107,9 +122,9 @@ def _rounding(rows: pa.Table, _: Choice) -> Spec:
     fold = [
         *([marks.valid("excess_share_magnitude")] if kept is not rows else []),
         {"fold": order, "as": ["baseline", "lift"]},
-        {"filter": "datum.lift > 0"},
+        marks.valid("lift"),
     ]
-    drawn: Spec = {"transform": fold, "encoding": {"y": y}, "layer": [dots, tick, words]}
+    drawn: Spec = {"transform": fold, "encoding": {"y": y}, "layer": [dots, nothing, tick, words]}
     return marks.layers(marks.line_at(1), drawn, height=300)
 
 
@@ -129,7 +144,12 @@ def _say_rounding(rows: pa.Table) -> str:
             f"if it knows only the densities, and {magnitude:.3g} times what it gives if it knows "
             "rounding too."
         )
-    return said + _say_sample(rows)
+    return said + _say_apart(kept) + _say_sample(rows)
+
+
+def _say_apart(rows: pa.Table) -> str:
+    apart = sum(lift == 0 for lift in rows["lift_uniform"].to_pylist())
+    return f" Those means leave out {apart:,} that share nothing." if apart else ""
 
 
 def _pairs_of_runs(number: int) -> str:
@@ -170,6 +190,17 @@ _SHOWN = {
 }
 
 
+_REACH = 4
+"""Colours tell lifts apart up to 2 to the power of this."""
+
+
+def _reach(rows: pa.Table, baseline: str) -> int:
+    """How far the lifts go from 1, as a power of 2 from 1 to `_REACH`."""
+    lifts = [lift for lift in rows[f"lift_{baseline}"].to_pylist() if lift]
+    farthest = max((abs(math.log2(lift)) for lift in lifts), default=1.0)
+    return min(_REACH, max(1, math.ceil(farthest)))
+
+
 def _diverging(reach: int) -> Spec:
     """A scale from -reach to reach that is pale at 0."""
     return {
@@ -181,13 +212,17 @@ def _diverging(reach: int) -> Spec:
     }
 
 
-def _matrix_colour(show: str) -> Spec:
+def _matrix_colour(show: str, reach: int) -> Spec:
     if show == "lift":
         ticks = "pow(2, datum.value) < 1 ? '1/' + format(pow(2, -datum.value), '.0f') : "
         ticks += "format(pow(2, datum.value), '.0f') + '×'"
         return {
-            "scale": _diverging(4),
-            "legend": {"title": "lift", "labelExpr": ticks, "values": [-4, -2, 0, 2, 4]},
+            "scale": _diverging(reach),
+            "legend": {
+                "title": "lift",
+                "labelExpr": ticks,
+                "values": list(range(-reach, reach + 1, 2 if reach == _REACH else 1)),
+            },
         }
     if show == "excess_share":
         return {
@@ -206,11 +241,12 @@ def _matrix(rows: pa.Table, choice: Choice) -> Spec:
     few = len(order) <= 60
     value = "datum.row_is_a ? datum.o1 : datum.o2" if show == "o1" else f"datum.{show}_{baseline}"
     shown = f"log({value}) / LN2" if show == "lift" else value
-    colour = _matrix_colour(show)
+    reach = _reach(rows, baseline)
+    colour = _matrix_colour(show, reach)
     legend = {**colour["legend"], "gradientLength": 180, "gradientThickness": 10}
     axis = {"title": None, "labels": few, "ticks": False, "domain": False, "grid": False}
     form = ".4~g" if show == "lift" else marks.EXACT_PERCENT
-    brief = ".3~g" if show == "lift" else marks.PERCENT
+    brief = ".3g" if show == "lift" else marks.PERCENT
     place: Spec = {
         "y": marks.listed("row", order, axis=axis),
         "x": marks.listed("column", order, axis={**axis, "labelAngle": -90}),
@@ -235,7 +271,7 @@ def _matrix(rows: pa.Table, choice: Choice) -> Spec:
         },
     }
     # where the colours of both modes begin to ask for the other ink
-    dark = f"abs(datum.colour) > {2.2 if show == 'lift' else 0.55}"
+    dark = f"abs(datum.colour) > {0.55 * (reach if show == 'lift' else 1)}"
     words: list[Spec] = [
         {
             "transform": [{"filter": condition}],
@@ -271,11 +307,15 @@ OVERLAP = (
         title="What remains of the overlap when rounding is taken out",
         caption=(
             "Each dot is a group of pairs of runs with nearly the same lift, as large as there are "
-            "pairs; the bar is the geometric mean. From top to bottom, chance is told more. Small "
-            "weights have small steps, in bf16 for example, so they change in every run: what "
-            "stands at 1× in the last line is explained by that alone. All lines are of the same "
-            "pairs of runs; shift has one if it was counted for every one of them. Shift is of "
-            "whole blocks of tensors of at least 131,072 weights, the other lines of all weights."
+            "pairs; the bar is the geometric mean. A triangle at the left edge, which is in no "
+            "mean, is pairs that share nothing. Each line tells chance something else: how "
+            "dense the two masks are, how dense in each tensor, in its rows and columns, or where "
+            "the base weights are small. Small weights have small steps, in bf16 for example, so "
+            "they change in every run: what stands at 1× under magnitude is explained by that "
+            "alone. No line knows both magnitude and margins, so a lift above 1× in both may still "
+            "be the two together. All lines are of the same pairs of runs; shift has one if it was "
+            "counted for every one of them. Shift is of whole blocks of tensors of at least "
+            "131,072 weights, the other lines of all weights."
         ),
         query="overlap_excess",
         columns=_COLUMNS,
@@ -291,11 +331,13 @@ OVERLAP = (
         title="Overlap of every two runs",
         caption=(
             "Rows and columns are runs. A lift of 1× is what chance gives; orange is more, blue is "
-            "less. Blank: no tensor in common, or a baseline that is not defined, as magnitude is "
-            "not unless all common tensors have the same base, and shift not without a tensor of "
-            "131,072 weights. Shift is of whole blocks of such tensors only; it is counted from "
-            "the masks while a page is written, small models first and for seconds only, and is "
-            "no choice where none was; rlsparse query overlap_lifts -p shift=yes counts all."
+            "less, as strongly as the farthest lift asks, at least 2× and at most 16×. The share "
+            "in common, o1, is that of the row's changes that the column made too. Blank: no "
+            "tensor in common, or a baseline that is not defined, as magnitude is not unless all "
+            "common tensors have the same base, and shift not without a tensor of 131,072 weights. "
+            "Shift is of whole blocks of such tensors only; it is counted from the masks while a "
+            "page is written, small models first and for seconds only, and is no choice where none "
+            "was; rlsparse query overlap_lifts -p shift=yes counts all."
         ),
         query="overlap_excess",
         columns=_COLUMNS,

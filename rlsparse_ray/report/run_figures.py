@@ -5,6 +5,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rlsparse_ray import sql
+from rlsparse_ray.compare.formats import bucket_bounds
 from rlsparse_ray.console import count
 from rlsparse_ray.report import marks
 from rlsparse_ray.report.figure import Choice, Figure, Filter, Spec, values_of
@@ -77,18 +78,32 @@ def _labelled_steps(answer: pa.Table) -> pa.Table:
     )
 
 
+def _all_buckets(rows: pa.Table) -> list[str]:
+    """Every bucket as far as any weight moved, as far down as up, also those that none is in."""
+    lows, highs = rows["ulp_low"].to_pylist(), rows["ulp_high"].to_pylist()
+    farthest = max(
+        (
+            max(abs(low), abs(high))
+            for low, high in zip(lows, highs, strict=True)
+            if low is not None and high is not None
+        ),
+        default=1,
+    )
+    up = [bucket_bounds(bucket) for bucket in range((farthest - 1).bit_length() + 1)]
+    steps = [*((-high, -low) for low, high in reversed(up)), *up]
+    return [_bucket(*step) for step in steps] + [_bucket(None, None)] * (None in lows)
+
+
 def _steps(rows: pa.Table, _: Choice) -> Spec:
-    known = {(r["ulp_low"], r["steps"]) for r in rows.to_pylist()}
-    order = [label for low, label in sorted(known, key=lambda k: (k[0] is None, k[0] or 0))]
     return marks.layers(
         {
             "mark": {"type": "bar", "style": "accent"},
             "encoding": {
-                "x": marks.nominal(
+                "x": marks.listed(
                     "steps",
-                    order,
+                    _all_buckets(rows),
                     title="signed step, in ULPs of the comparison dtype",
-                    axis={"labelAngle": -50, "grid": False},
+                    axis={"labelAngle": -90, "grid": False, "labelOverlap": True},
                 ),
                 "y": marks.share("share_of_changed", "share of the changed weights", zero=True),
                 "tooltip": [
@@ -190,7 +205,10 @@ WITHIN_RUNS = (
         title="How far a changed weight moves",
         caption=(
             "Steps from one representable number to the next (ULPs) of the dtype in which both "
-            "sides were compared. Weights that did not change are left out."
+            "sides were compared. Weights that did not change are left out. Bars far out, past "
+            "steps that hardly any weight made, are mostly base weights of 0: no update of theirs "
+            "is rounded away, and the numbers next to 0 are so dense that any is thousands of "
+            "steps. A base made from quantised weights has many."
         ),
         query="step_sizes",
         columns=("run", "steps", "ulp_low", "ulp_high", "numel", "share_of_changed"),

@@ -78,6 +78,7 @@ def config(mode: str, font: str = SANS, size: int = 12) -> dict[str, Any]:
             "gridOpacity": 0.7,
             "tickColor": p["line"],
             "titlePadding": 8,
+            "labelSeparation": 6,
         },
         "axisY": {"labelLimit": 240, "domain": False, "ticks": False, "labelPadding": 8},
         "axisX": {"labelLimit": 200},

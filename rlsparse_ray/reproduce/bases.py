@@ -20,7 +20,6 @@ from rlsparse_ray.experiments.runs import (
     sha256_of,
     write_json,
 )
-from rlsparse_ray.experiments.tasks import ARITHMETIC, Task
 from rlsparse_ray.reproduce.layout import WIDE, Layout
 from rlsparse_ray.reproduce.scale import Base
 
@@ -53,11 +52,6 @@ def check_base(base: Base) -> None:
             f"base {base.name!r}: give it `scratch:` with the sizes of a new model, "
             f"or name one of {known}"
         )
-
-
-def task_of(base: str) -> Task:
-    """What runs from a base learn: SmolLM2 its short sums, every other one arithmetic."""
-    return smollm.SHORT_SUMS if base == smollm.BASE else ARITHMETIC
 
 
 def is_made(work: BaseWork) -> bool:

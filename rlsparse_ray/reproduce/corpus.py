@@ -13,7 +13,7 @@ import yaml
 
 from rlsparse_ray.experiments.corpus_entries import run_facts, trajectory_entry
 from rlsparse_ray.experiments.runs import Run
-from rlsparse_ray.reproduce.layout import WIDE, Layout
+from rlsparse_ray.reproduce.layout import IN_FP32, WIDE, Layout
 from rlsparse_ray.reproduce.study import Study
 
 Record = Mapping[str, Any]
@@ -58,7 +58,7 @@ def _pairs(run: Run, record: Record, main: set[str]) -> Iterator[Entry]:
     if run.precision == "fp32":
         labels = _labels(run, record, "in-fp32")
         wide = {"base": f"./models/{run.base}{WIDE}", "tuned": tuned}
-        yield {"name": f"{run.name}-in-fp32", **wide, **facts, "labels": labels}
+        yield {"name": f"{run.name}{IN_FP32}", **wide, **facts, "labels": labels}
     if run.mask_of:
         yield {
             "name": f"{run.mask_of}{AGAINST}{run.mask}",

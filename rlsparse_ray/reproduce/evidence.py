@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,10 +10,13 @@ import duckdb
 
 from rlsparse_ray import sql
 from rlsparse_ray.experiments.runs import Run
-from rlsparse_ray.reproduce.layout import Layout
+from rlsparse_ray.reproduce.layout import IN_FP32, Layout
 from rlsparse_ray.reproduce.study import Study, Variant
 
 Row = Mapping[str, Any]
+
+_NAMES = ("name", "name_a", "name_b", "name_full", "trajectory")
+_PAIRS = ("pair_id", "pair_a", "pair_b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,14 +86,26 @@ class Evidence:
         return found
 
 
-def gather(layout: Layout, study: Study, failed: Mapping[str, str]) -> Evidence:
+def gather(
+    layout: Layout,
+    study: Study,
+    made: Collection[str],
+    pairs: Collection[str],
+    failed: Mapping[str, str],
+) -> Evidence:
     """Ask the store everything, and the models whether a variant is its main run again.
+
+    Args:
+        layout: where they are.
+        study: what was asked for.
+        made: names of the runs that are made; only they count.
+        pairs: ids of their pairs. A store keeps what runs of these names were before.
+        failed: names of the others, and why.
 
     Raises:
         StoreError: there is no store, or nothing in it.
     """
-    ours = {run.name for run in (*study.full, *study.masked)}
-    ours |= {f"{name}-in-fp32" for name in ours}
+    ours = _Ours({*made, *(f"{name}{IN_FP32}" for name in made)}, pairs)
     with sql.connect(layout.store) as con:
         return Evidence(
             study,
@@ -101,7 +116,7 @@ def gather(layout: Layout, study: Study, failed: Mapping[str, str]) -> Evidence:
             trajectory=_ask(con, "trajectory", ours),
             trajectory_summary=_ask(con, "trajectory_summary", ours),
             rank_by_pair=_ask(con, "rank_by_pair", ours),
-            unmoved=find_unmoved(layout, study),
+            unmoved=find_unmoved(layout, study) & frozenset(made),
             failed=dict(failed),
         )
 
@@ -115,11 +130,20 @@ def find_unmoved(layout: Layout, study: Study) -> frozenset[str]:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Ours:
+    """What a row may name to be about runs of this study as they are now."""
+
+    names: Collection[str]
+    pairs: Collection[str]
+
+    def has(self, row: Row) -> bool:
+        return all(row[key] in self.names for key in _NAMES if key in row) and all(
+            row[key] in self.pairs for key in _PAIRS if key in row
+        )
+
+
 def _ask(
-    con: duckdb.DuckDBPyConnection, query: str, ours: Iterable[str], **parameters: str
+    con: duckdb.DuckDBPyConnection, query: str, ours: _Ours, **parameters: str
 ) -> tuple[Row, ...]:
-    """The rows about runs of this study: a store may hold older ones too."""
-    rows = sql.run_query(con, query, parameters).to_pylist()
-    names = set(ours)
-    keys = [key for key in ("name", "name_a", "name_b", "trajectory") if rows and key in rows[0]]
-    return tuple(row for row in rows if all(row[key] in names for key in keys))
+    return tuple(row for row in sql.run_query(con, query, parameters).to_pylist() if ours.has(row))

@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rlsparse_ray.demo.smollm import task_of
 from rlsparse_ray.experiments.runs import Run, done_record, read_json, write_json
 
 WIDE = "-fp32"
 """Ends the name of the fp32 copy of a bf16 base."""
+IN_FP32 = "-in-fp32"
+"""Ends the name of an fp32 run's pair with that copy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +43,11 @@ class Layout:
         """The store, as an address."""
         return str(self.root / "store")
 
-    def record(self, run: Run) -> dict[str, Any] | None:
-        """The record of a run that is made, else None."""
-        return done_record(run, self.models / run.base, self.models / run.name)
+    def record(self, run: Run, device: str) -> dict[str, Any] | None:
+        """The record of a run that is made on a device, with "auto" on any; else None."""
+        task = task_of(run.base).name
+        folders = (self.models / run.base, self.models / run.name)
+        return done_record(run, *folders, task=task, device=device)
 
     def same_weights(self, one: str, other: str) -> bool:
         """Whether two models' weights files are equal, byte by byte; no files are not."""

@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rlsparse_ray import __version__
 from rlsparse_ray.reproduce.claims import Finding
 from rlsparse_ray.reproduce.claims.claim import FEW, Verdict
 from rlsparse_ray.reproduce.evidence import Row
@@ -28,10 +27,12 @@ _CAPTIONS = {
 
 
 _TASKS = (
-    "The tiny models and those made from nothing answer sums or differences of two numbers below "
-    "100; the reward is 1 for exactly the right digits, and is measured on questions that no run "
-    "trains on. SmolLM2 (scale `small`) trains on 49 sums, and its reward is 1 if the first "
-    "character of the answer is a digit, right or wrong; it is measured on 16 other sums."
+    "The tiny models, and those that a scale trains from scratch, answer sums or differences of "
+    "two numbers below 100. The reward is 1 for exactly the right digits; rewards on this page are "
+    "expected values, the probability of the right answer at temperature 1, over 2,000 sums or "
+    "1,010 differences that no run trains on. SmolLM2 (scale `small`; its weights are dequantised "
+    "from 4 bits) trains on 49 sums, and its reward is 1 if the first character of the answer is a "
+    "digit, right or wrong; it is measured on 16 other sums."
 )
 
 _NEVER_RUN = "small"
@@ -56,16 +57,16 @@ def _head(outcome: Outcome, scale: str) -> Iterator[str]:
     yield ""
     yield _where(outcome)
     yield ""
-    yield f"{_TASKS} {_not_run(scale)}".strip()
+    yield f"{_bases(outcome)} {_TASKS} {_not_run(scale)}".strip()
     yield ""
     yield (
         "Models of this size say what happens on models of this size. A claim is judged by the "
         "threshold under it. The thresholds were set before the first runs; what was added later "
-        "only asks more of the runs (in 4b, 5b, 5d and 5g, and that a verdict from fewer than "
-        f"{FEW} runs is in part at most). A run whose reward rose by no more "
-        f"than {outcome.evidence.study.scale.margin:g} does not count. Numbers are means, with the "
-        "smallest and the largest run in brackets. The large models behind the papers' figures are "
-        "in the corpora that ship (`rlsparse plan paper`)."
+        "only asks more of the runs (in 3a to 3d, 4b, 4c, 5b, 5d, 5f and 5g, and that a verdict "
+        f"from fewer than {FEW} runs, or comparisons of a setting, is in part at most). A run "
+        f"whose reward rose by no more than {outcome.evidence.study.scale.margin:g} does not "
+        "count. Numbers are means, with the smallest and the largest run in brackets. The large "
+        "models behind the papers' figures are in the corpora that ship (`rlsparse plan paper`)."
     )
     yield ""
     verdicts = [found.measured.verdict for found in outcome.findings]
@@ -92,18 +93,34 @@ def _not_run(scale: str) -> str:
     return f"Not run for this page: {names}{never}." if names else ""
 
 
+def _bases(outcome: Outcome) -> str:
+    """Which models all of it rests on, and how large they are."""
+    sizes = {
+        outcome.records[row["name"]]["run"]["base"]: row["numel"]
+        for row in outcome.evidence.run_results
+        if row["name"] in outcome.records
+    }
+    named = ", ".join(f"`{base}` ({numel:,} weights)" for base, numel in sorted(sizes.items()))
+    return f"Every run starts from {'one of ' * (len(sizes) > 1)}{named}."
+
+
 def _where(outcome: Outcome) -> str:
     session = outcome.session
     machine: Mapping[str, Any] = session.get("machine", {})
-    record: Mapping[str, Any] = next(iter(outcome.records.values()), {})
-    versions = ", ".join(f"{name} {v}" for name, v in record.get("versions", {}).items())
+    made_by = [
+        {**r["versions"], "rlsparse_ray": r["rlsparse_ray"]} for r in outcome.records.values()
+    ]
+    versions = ", ".join(
+        f"{name} {' and '.join(sorted({one[name] for one in made_by}))}"
+        for name in (made_by[0] if made_by else ())
+    )
     gpus = ", ".join(machine.get("gpus", [])) or "no GPU"
     day = datetime.fromtimestamp(session.get("ended", 0), UTC).strftime("%Y-%m-%d")
     return (
         f"Made on {day}: {len(outcome.records)} runs in {session.get('seconds', 0) / 60:.0f} "
         f"minutes on {machine.get('processor', 'an unknown processor')}, "
         f"{machine.get('cores', '?')} cores, {machine.get('memory_gib', '?')} GiB, {gpus}; "
-        f"Python {machine.get('python', '?')}, {versions}, rlsparse_ray {__version__}."
+        f"Python {machine.get('python', '?')}, {versions}."
     )
 
 

@@ -70,15 +70,17 @@ def reproduce(
     layout.models.mkdir(parents=True, exist_ok=True)
     with ray_session(address):
         way = _Way(study, layout, resources, address, report)
-        way.make_bases()
-        way.train("full runs", study.full)
-        way.measure()
-        way.train("masked runs", way.maskable())
-        way.measure()
-        way.count_overlaps()
-        way.measure_ranks()
-    way.note_time()
-    evidence = gather(layout, study, way.failed)
+        try:
+            way.make_bases()
+            way.train("full runs", study.full)
+            way.measure()
+            way.train("masked runs", way.maskable())
+            way.measure()
+            way.count_overlaps()
+            way.measure_ranks()
+        finally:
+            way.note_time()
+    evidence = gather(layout, study, way.records(), way.pairs, way.failed)
     return Outcome(evidence, tuple(judge(evidence)), way.records(), layout.session())
 
 
@@ -92,8 +94,11 @@ class _Way:
     address: str | None
     report: Report
     failed: dict[str, str] = field(default_factory=dict)
+    pairs: frozenset[str] = frozenset()
+    """Ids of the pairs that the runs make with their bases, as their files are now."""
     trained: bool = False
-    began: float = field(default_factory=time.monotonic)
+    noted: float = field(default_factory=time.monotonic)
+    """Until when the time is in the session's seconds."""
 
     def make_bases(self) -> None:
         scale = self.study.scale
@@ -116,7 +121,8 @@ class _Way:
             widen(self.layout, base)
 
     def train(self, what: str, runs: tuple[Run, ...]) -> None:
-        missing = sum(self.layout.record(run) is None for run in runs)
+        device = self.resources.device
+        missing = sum(self.layout.record(run, device) is None for run in runs)
         self.trained = self.trained or missing > 0
         self.report(f"{what}: {missing} of {len(runs)} to train")
         self.failed |= train_all(
@@ -125,8 +131,13 @@ class _Way:
             self.study,
             resources=self.resources,
             address=self.address,
-            report=self.report,
+            report=self.told,
         )
+
+    def told(self, line: str) -> None:
+        """Note the time with every run that is made: whoever is killed next loses little of it."""
+        self.note_time()
+        self.report(line)
 
     def maskable(self) -> tuple[Run, ...]:
         """Masked runs whose full run is in the store; the others fail with it."""
@@ -143,6 +154,7 @@ class _Way:
             raise RlsparseError(f"no run could be made: {': '.join(why)}")
         corpus = write_corpus(self.layout, self.study, records)
         plan = make_plan(load_corpus(corpus))
+        self.pairs = frozenset(pair.pair_id for pair in plan.pairs)
         found = console.with_progress(
             "extract",
             plan.nbytes,
@@ -177,11 +189,18 @@ class _Way:
         self.failed |= found.failed
 
     def records(self) -> dict[str, dict[str, Any]]:
+        """Of the runs that are made and did not fail, in training or in measuring."""
         runs = (*self.study.full, *self.study.masked)
-        found = {run.name: self.layout.record(run) for run in runs}
+        found = {
+            run.name: self.layout.record(run, self.resources.device)
+            for run in runs
+            if run.name not in self.failed
+        }
         return {name: record for name, record in found.items() if record is not None}
 
     def note_time(self) -> None:
+        """Add the time since it was last noted, in a session that trains."""
         if self.trained:
-            before = self.layout.session().get("seconds", 0.0)
-            self.layout.note({"seconds": before + time.monotonic() - self.began})
+            before, now = self.layout.session().get("seconds", 0.0), time.monotonic()
+            self.layout.note({"seconds": before + now - self.noted})
+            self.noted = now

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from rlsparse_ray.cluster import Resources
 from rlsparse_ray.cluster.works import run_works
+from rlsparse_ray.demo.smollm import task_of
 from rlsparse_ray.experiments.runs import Run
-from rlsparse_ray.reproduce.bases import task_of
 from rlsparse_ray.reproduce.layout import Layout, machine
 from rlsparse_ray.reproduce.study import Study, about
 
@@ -83,7 +83,7 @@ def train_all(
         RlsparseError: Ray cannot be reached, or no node can train.
     """
     wanted = list(runs)
-    missing = [run for run in wanted if layout.record(run) is None]
+    missing = [run for run in wanted if layout.record(run, resources.device) is None]
     missing.sort(key=study.seconds, reverse=True)
     progress = Progress(missing, study, done=len(wanted) - len(missing))
 

@@ -6,6 +6,7 @@ AWS_ENDPOINT_URL, GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_ACCOUNT_NAME, ..
 """
 
 import os
+import re
 from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig
 
 SCHEMES = ("s3", "gs", "az")
+
+_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 
 
 def is_object(address: str) -> bool:
@@ -41,6 +44,23 @@ def split(address: str) -> tuple[str, str]:
     return f"{scheme}://{bucket}", key.strip("/")
 
 
+def flaw(address: str) -> str:
+    """Why something cannot be an address in object storage, and what to do; empty if it can.
+
+    >>> flaw("s3://masks/store"), flaw("s3://masks/a//b")[:33]
+    ('', "'' is no part of a key: correct t")
+    """
+    place, key = split(address)
+    name = place.partition("://")[2]
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name, re.ASCII):
+        return f"{name!r} is no name of a bucket: correct the address"
+    for part in key.split("/") if key else ():
+        # keys are no paths: nothing resolves these, and obstore refuses them
+        if part in ("", ".", "..") or not part.isprintable():
+            return f"{part!r} is no part of a key: correct the address"
+    return ""
+
+
 @cache
 def bucket(address: str) -> ObjectStore:
     """The bucket of `s3://bucket`; opened once in a process.
@@ -53,7 +73,8 @@ def bucket(address: str) -> ObjectStore:
         "timeout": timedelta(minutes=10),
         "read_timeout": timedelta(seconds=30),
     }
-    if os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://"):
+    plain = any(os.environ.get(name, "").startswith("http://") for name in _ENDPOINTS)
+    if plain or os.environ.get("GOOGLE_ALLOW_HTTP") == "true":
         client["allow_http"] = True
     retry: RetryConfig = {
         # only the time counts

@@ -9,7 +9,7 @@ from typing import Protocol
 import pyarrow as pa
 
 from rlsparse_ray.errors import StoreError
-from rlsparse_ray.storage.buckets import SCHEMES, is_object
+from rlsparse_ray.storage.buckets import SCHEMES, flaw, is_object
 from rlsparse_ray.storage.local_files import Entry, LocalFiles
 from rlsparse_ray.storage.object_files import ObjectFiles
 
@@ -43,7 +43,8 @@ class Files(Protocol):
     """Bytes that a read of a part of a large file should ask for at least."""
 
     def scratch(self, relative: str) -> Path:
-        """A path on this machine to write to before `publish`; its folder exists."""
+        """A path on this machine to write to before `publish`, given to nobody else; its folder
+        exists."""
 
     def publish(self, scratch: Path, relative: str) -> None:
         """Put a finished scratch file in its place, over what may be there; it is gone then."""
@@ -99,10 +100,12 @@ def files_at(root: str | Path) -> Files:
     """The files of a store at a path or an address.
 
     Raises:
-        StoreError: an address of an unknown kind.
+        StoreError: an address of an unknown kind, or one that no bucket can have.
     """
     scheme, found, rest = str(root).partition("://")
     if is_object(str(root)):
+        if why := flaw(str(root)):
+            raise StoreError(f"store {root}: {why}")
         return ObjectFiles(str(root))
     if found and scheme != "file":
         known = ", ".join(f"{each}://" for each in SCHEMES)

@@ -1,12 +1,14 @@
 """A lease on a store: one refresh, overlap pass or garbage collection at a time, on any machine.
 
+Of named masks each has a lease of its own while it is made.
+
 STORE/lease.json says who holds it and until when. It is taken by creating the file, or by
 replacing a lease that is over, and only if the file still has the bytes that were read: of
 several that try, one succeeds. A thread renews it; that of a process that died ends by itself.
 Ends are compared with the clock of each machine, so clocks should agree to a few seconds.
 
 `rlsparse extract` takes none: its files are named and filled by what they are made from, so
-several at once do the same work twice at worst. What needs the lease rewrites or removes files.
+several at once do the same work twice at worst. What needs a lease rewrites or removes files.
 """
 
 import json
@@ -59,7 +61,7 @@ class Claim:
     holder: str
     """Who: machine, process and a random part, so that no two are the same."""
     purpose: str
-    """The verb: refresh, overlap or gc."""
+    """The verb: refresh, overlap or gc; or a mask that is made."""
     since: float
     """When it was taken, in seconds since 1970."""
     until: float
@@ -82,8 +84,9 @@ class Claim:
 class Lease:
     """A lease that this process holds, until it is lost or given back; see `hold`."""
 
-    def __init__(self, files: Files, claim: Claim, seconds: float) -> None:
+    def __init__(self, files: Files, path: str, claim: Claim, seconds: float) -> None:
         self._files = files
+        self._path = path
         self._claim = claim
         self._seconds = seconds
         self._valid_until = time.monotonic() + seconds
@@ -122,14 +125,14 @@ class Lease:
         # else it ends by itself
         with suppress(StoreError, OSError):
             given_back = replace(self._claim, until=0.0)
-            self._files.replace(LEASE, given_back.encode(), self._claim.encode())
+            self._files.replace(self._path, given_back.encode(), self._claim.encode())
 
     def _renew(self) -> None:
         while not self._lost and not self._ended.wait(self._seconds / 3):
             asked = time.monotonic()
             new = replace(self._claim, until=time.time() + self._seconds)
             try:
-                if self._files.replace(LEASE, new.encode(), self._claim.encode()):
+                if self._files.replace(self._path, new.encode(), self._claim.encode()):
                     self._claim, self._valid_until = new, asked + self._seconds
                 else:
                     self._lost = self._lost_to()
@@ -138,7 +141,7 @@ class Lease:
                 continue
 
     def _lost_to(self) -> str:
-        found = _read(self._files)
+        found = _read(self._files, self._path)
         return (
             f"store {self._files.root}: the lease was lost to {found or 'one who removed it'}: "
             "nothing more is written; what is finished is kept: run again"
@@ -146,13 +149,16 @@ class Lease:
 
 
 @contextmanager
-def hold(root: str | Path, purpose: str, *, wait: float = 0.0) -> Iterator[Lease]:
+def hold(
+    root: str | Path, purpose: str, *, wait: float = 0.0, path: str = LEASE
+) -> Iterator[Lease]:
     """Hold the lease of a store within the block.
 
     Args:
         root: an existing store.
         purpose: the verb that wants it, for those who find it taken.
         wait: seconds to wait for it if another one holds it.
+        path: where the lease lies, relative to the store, if it is of a part of it.
 
     Raises:
         LeaseError: another one holds it: who, since when and until when.
@@ -165,7 +171,7 @@ def hold(root: str | Path, purpose: str, *, wait: float = 0.0) -> Iterator[Lease
         while True:
             now = time.time()
             claim = Claim(holder, purpose, now, now + seconds)
-            found = _take(files, claim)
+            found = _take(files, path, claim)
             if found is None:
                 break
             if time.monotonic() >= end:
@@ -175,32 +181,32 @@ def hold(root: str | Path, purpose: str, *, wait: float = 0.0) -> Iterator[Lease
                     f"later; if it has died, its lease ends in {left:.0f} s"
                 )
             time.sleep(min(_POLL, seconds / 3))
-        lease = Lease(files, claim, seconds)
+        lease = Lease(files, path, claim, seconds)
     try:
         yield lease
     finally:
         lease.close()
 
 
-def _take(files: Files, claim: Claim) -> Claim | None:
+def _take(files: Files, path: str, claim: Claim) -> Claim | None:
     """None if the lease is ours now, else whose it is."""
-    while not files.create(LEASE, claim.encode()):
-        found = _read(files)
+    while not files.create(path, claim.encode()):
+        found = _read(files, path)
         # equal: the answer to our own request was lost, and it was repeated
         if found == claim:
             return None
         if found is not None and not found.over:
             return found
-        if found is not None and files.replace(LEASE, claim.encode(), found.encode()):
+        if found is not None and files.replace(path, claim.encode(), found.encode()):
             return None
     return None
 
 
-def _read(files: Files) -> Claim | None:
-    raw = files.read(LEASE)
+def _read(files: Files, path: str) -> Claim | None:
+    raw = files.read(path)
     if raw is None:
         return None
     try:
         return Claim(**json.loads(raw))
     except (ValueError, TypeError) as error:
-        raise StoreError(f"{files.root}/{LEASE}: damaged ({error}): remove it") from error
+        raise StoreError(f"{files.root}/{path}: damaged ({error}): remove it") from error

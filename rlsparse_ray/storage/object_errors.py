@@ -15,11 +15,16 @@ _CREDENTIALS = {
 }
 _ENDPOINTS = {"s3": "AWS_ENDPOINT_URL", "gs": "the proxy settings", "az": "AZURE_STORAGE_ENDPOINT"}
 _NO_BUCKET = ("NoSuchBucket", "ContainerNotFound")
-_KEEPS_FAILING = ("code: 429 ", "code: 5")
+_OTHER_REGION = (
+    *("incorrectly configured region", "AuthorizationHeaderMalformed", "PermanentRedirect"),
+    *("IllegalLocationConstraint", "code: 301 "),
+)
+_KEEPS_FAILING = ("code: 408 ", "code: 429 ", "code: 5")
 _NO_ANSWER = ("",)
 _FIXES = (
     (_NO_BUCKET, "create the bucket or correct the address"),
     (("ExpiredToken", "RequestTimeTooSkewed"), "renew the credentials ({credentials})"),
+    (_OTHER_REGION, "set AWS_REGION to the region of the bucket"),
     # without credentials obstore asks the cloud's own machines for some
     (
         ("169.254.169.254", "metadata.google", "token request", "MissingAccount"),
@@ -32,6 +37,8 @@ _FIXES = (
         _KEEPS_FAILING,
         "the service keeps failing: run again later; what is finished is kept",
     ),
+    # a HEAD has no body that would say more
+    (("code: 4",), "the service refuses it: check the address{region} and {credentials}"),
     (_NO_ANSWER, "check the network and {endpoint}, then run again; what is finished is kept"),
 )
 """What obstore's message contains, and then the fix: the first that fits."""
@@ -53,11 +60,6 @@ def is_missing(error: FileNotFoundError) -> bool:
     return not any(word in str(error) for word in _NO_BUCKET)
 
 
-def is_passing(error: Exception) -> bool:
-    """Whether the same request may be answered later: no refusal, but no answer either."""
-    return _words(error) in (_KEEPS_FAILING, _NO_ANSWER)
-
-
 def said(error: Exception) -> str:
     """The service's own words, without its XML and without obstore's debug lines."""
     found = _SAID.search(str(error))
@@ -70,7 +72,9 @@ def fix(address: str, error: Exception) -> str:
     """What the user can do about it: names the variables that have to be set."""
     scheme = address.partition("://")[0]
     return dict(_FIXES)[_words(error)].format(
-        credentials=_CREDENTIALS[scheme], endpoint=_ENDPOINTS[scheme]
+        credentials=_CREDENTIALS[scheme],
+        endpoint=_ENDPOINTS[scheme],
+        region=", AWS_REGION" if scheme == "s3" else "",
     )
 
 

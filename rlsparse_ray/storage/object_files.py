@@ -1,9 +1,11 @@
 """A store under a prefix of a bucket."""
 
 import tempfile
+import uuid
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import obstore
 import pyarrow as pa
@@ -13,6 +15,9 @@ from rlsparse_ray.storage.buckets import bucket, split
 from rlsparse_ray.storage.local_files import PIECE, Entry
 from rlsparse_ray.storage.object_errors import is_missing, object_errors
 from rlsparse_ray.storage.seekable import Seekable, info_of
+
+if TYPE_CHECKING:
+    from obstore import ObjectMeta, UpdateVersion
 
 _PART = 8 << 20
 """Bytes in a part of an upload: 10,000 of them, S3's limit, make 80 GiB."""
@@ -47,7 +52,7 @@ class ObjectFiles:
         """A path in a temporary folder (TMPDIR), which is removed together with this."""
         path = Path(self._scratches.name) / relative
         path.parent.mkdir(parents=True, exist_ok=True)
-        return path
+        return path.with_name(f"{path.name}.{uuid.uuid4().hex}")
 
     def publish(self, scratch: Path, relative: str) -> None:
         """Upload it, a large one in parts."""
@@ -71,14 +76,14 @@ class ObjectFiles:
         return True
 
     def replace(self, relative: str, data: bytes, old: bytes) -> bool:
-        """By a request on condition of the ETag under which `old` was read."""
+        """By a request on condition of the ETag of `old`, on Google's cloud of its generation."""
         key = self._key(relative)
         with object_errors(self._address(relative)):
             try:
                 found = obstore.get(self._bucket, key)
                 if bytes(found.bytes()) != old:
                     return False
-                obstore.put(self._bucket, key, data, mode={"e_tag": found.meta["e_tag"]})
+                obstore.put(self._bucket, key, data, mode=_version(found.meta))
             except PreconditionError:
                 # so it says too if an answer was lost and the request repeated
                 return self.read(relative) == data
@@ -158,3 +163,10 @@ class ObjectFiles:
 
     def _address(self, relative: str) -> str:
         return f"{self._place}/{self._key(relative)}"
+
+
+def _version(meta: "ObjectMeta") -> "UpdateVersion":
+    """The condition that an object is still the one of `meta`."""
+    if meta["version"] is None:
+        return {"e_tag": meta["e_tag"]}
+    return {"e_tag": meta["e_tag"], "version": meta["version"]}

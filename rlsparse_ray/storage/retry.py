@@ -2,6 +2,7 @@
 
 It fails for the moment if it answers 408, 429 or 5xx, or if the connection cannot be made or
 breaks. Everything else (401, 403, 404, another ETag) stays as it is and is an error at once.
+Pauses that the hub asks for come on top: see `rlsparse_ray.weights.hub_patience`.
 """
 
 import os

@@ -35,7 +35,8 @@ class SubnetworkAdamW(SubnetworkOptimizer):
         mask_gradients: see SubnetworkOptimizer.
 
     Raises:
-        TrainingError: the subnetwork does not fit the parameters, or they have no names.
+        TrainingError: the subnetwork does not fit the parameters, one of its tensors requires no
+            gradient, or the parameters have no names.
     """
 
     def __init__(

@@ -8,7 +8,7 @@ import numpy as np
 
 from rlsparse_ray.errors import TrainingError
 from rlsparse_ray.fused import add_up, part_names
-from rlsparse_ray.naming import canonical_names
+from rlsparse_ray.naming import canonical_names, describe
 from rlsparse_ray.training.subnetwork import Subnetwork, TensorMask
 
 _WRAPPERS = re.compile(r"\b(_fsdp_wrapped_module|_checkpoint_wrapped_module|_orig_mod)\.")
@@ -18,6 +18,13 @@ _LISTED = 5
 """Names that a message shows."""
 
 Shape = tuple[int, ...]
+
+
+def short_names(names: Iterable[str]) -> dict[str, str]:
+    """The canonical name of each parameter of a model, whatever wraps it."""
+    plain = {name: _WRAPPERS.sub("", name) for name in names}
+    canonical = canonical_names(plain.values())
+    return {name: canonical[plain[name]] for name in plain}
 
 
 def fit(
@@ -39,12 +46,10 @@ def fit(
 
     Raises:
         TrainingError: the subnetwork has tensors that the model lacks (those without a set bit do
-            not count: some checkpoints store buffers), a shape differs, or two tied tensors have
-            different masks.
+            not count: some checkpoints store buffers), a shape differs, or the second of two tied
+            tensors has set bits that the first has not.
     """
-    plain = {name: _WRAPPERS.sub("", name) for name in shapes}
-    canonical = canonical_names(plain.values())
-    own = {canonical[plain[name]]: name for name in shapes}
+    own = {short: name for name, short in short_names(shapes).items()}
     masks = _fuse(subnetwork, {short: shapes[name] for short, name in own.items()})
     wrong = [
         f"{short}: {list(mask.shape)} in the subnetwork, {list(shapes[own[short]])} in the model"
@@ -78,15 +83,36 @@ def _fuse(subnetwork: Subnetwork, shapes: Mapping[str, Shape]) -> dict[str, Tens
             if len(cuts) == len(parts) and add_up(mask.shape, cuts):
                 found |= zip(parts, _cut(left.pop(name), cuts), strict=True)
                 break
-    lacking = [name for name, mask in left.items() if mask.size]
+    lacking = [
+        name
+        for name, mask in left.items()
+        if mask.size and not _is_tied_head(name, mask, shapes, found)
+    ]
     if lacking:
         more = [name for name in shapes if name not in found]
         raise TrainingError(
             f"{subnetwork.source}: {len(lacking)} tensors that the model lacks: {_listed(lacking)};"
             f" the model has {len(more)} that it does not know: {_listed(more)}: train the base "
-            f"model of the pair, and give all of model.named_parameters()"
+            f"model of the pair, and give all of model.named_parameters(remove_duplicate=False)"
         )
     return found
+
+
+def _is_tied_head(
+    name: str, mask: TensorMask, shapes: Iterable[str], found: Mapping[str, TensorMask]
+) -> bool:
+    """Whether a tensor that the model lacks is its embedding under another name.
+
+    Parameters do not say what they are tied to, and `named_parameters` gives each by one name. A
+    model with a head of its own, such as a reward model's, lost the one that the pair has.
+    """
+    if describe(name).kind != "head" or any(describe(own).kind == "head" for own in shapes):
+        return False
+    for own, known in found.items():
+        if describe(own).kind == "embedding" and known.shape == mask.shape:
+            _check_contains(own, known, name, mask)
+            return True
+    return False
 
 
 def _joined(shape: Shape, parts: Sequence[TensorMask]) -> TensorMask:
@@ -105,12 +131,17 @@ def _keep_one(masks: dict[str, TensorMask], names: Sequence[str]) -> None:
     """Leave one mask to a parameter that has several names."""
     known = [name for name in names if name in masks]
     for name in known[1:]:
-        if not np.array_equal(masks[name].bits, masks[known[0]].bits):
-            raise TrainingError(
-                f"{known[0]} and {name} are one parameter of the model, and their masks differ: "
-                f"leave one of them out of the subnetwork"
-            )
+        _check_contains(known[0], masks[known[0]], name, masks[name])
         del masks[name]
+
+
+def _check_contains(first: str, kept: TensorMask, name: str, mask: TensorMask) -> None:
+    if (mask.bits & ~kept.bits).any():
+        raise TrainingError(
+            f"the mask of {name} has bits that the one of {first} has not, and the model has no "
+            f"other parameter for it (tied weights are one): leave one of them out of the "
+            f"subnetwork, before random() if it is called"
+        )
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from rlsparse_ray.errors import TrainingError
-from rlsparse_ray.training.fitting import fit
-from rlsparse_ray.training.shards import indices_of, local_of, window_of
+from rlsparse_ray.training.fitting import fit, short_names
+from rlsparse_ray.training.shards import gradient_of, indices_of, local_of, window_of
 from rlsparse_ray.training.subnetwork import Subnetwork, TensorMask
 
 Parameters = Iterable[tuple[str, Tensor]] | Iterable[dict[str, Any]]
@@ -59,8 +59,11 @@ class SubnetworkOptimizer(Optimizer):
       other DTensors that are sharded or replicated, each process updates the entries of its own
       shard; shard first, then make the optimizer. FSDP 1 flattens tensors of the model and is
       refused by shape.
-    - `state_dict` is that of this process, and fits the same subnetwork on the same shards: under
-      FSDP 2 each process saves and loads its own.
+    - `state_dict` is that of this process, and fits the same weights of the same shards, in the
+      same dtype and with the same `master_weights`: under FSDP 2 each process saves and loads its
+      own.
+    - Masters are what the weights are: what else is written to a weight in mid-run is overwritten
+      by its next update, unless a state with the masters of these values is loaded too.
     - torch.nn.utils.clip_grad_norm_ sees the gradients of all weights, as in a run that trains all
       of them. With `mask_gradients` those of frozen weights are zero (none where the whole tensor
       is frozen) as soon as they are there, so that the norm counts the subnetwork alone.
@@ -91,6 +94,7 @@ class SubnetworkOptimizer(Optimizer):
         self._hooked: set[Tensor] | None = set() if mask_gradients else None
         for group in groups:
             group["params"] = _once(group["params"], aliases, self._masks)
+        _check_trainable([entry for group in groups for entry in group["params"]], self._masks)
         super().__init__(groups, defaults)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -115,20 +119,20 @@ class SubnetworkOptimizer(Optimizer):
 
         Raises:
             TrainingError: a gradient is sparse, or the parameters were replaced since
-                `mask_gradients` took hold of them.
+                `mask_gradients` took hold of them. A sparse gradient that `mask_gradients` meets
+                is refused in the backward pass.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         for group, name, parameter in self._named():
-            gradient = parameter.grad
-            if gradient is None or name not in self._masks:
+            if parameter.grad is None or name not in self._masks:
                 continue
-            if gradient.layout != torch.strided:
-                raise TrainingError(f"{name}: its gradient is sparse: make the layer sparse=False")
             if self._hooked is not None and parameter not in self._hooked:
                 raise TrainingError(f"{name}: replaced or thawed since: make the optimizer later")
+            # also where this process has no entry: processes may have to exchange gradients
+            gradient = gradient_of(name, parameter)
             places = self._places_of(name, parameter)
             if places.numel():
                 self._step_tensor(group, parameter, gradient, places)
@@ -136,21 +140,21 @@ class SubnetworkOptimizer(Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """The state of this process, with what it is the state of."""
-        return {**super().state_dict(), "subnetwork": self._identity()}
+        return {**super().state_dict(), **self._identity()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a state; the steps that follow are those of an unbroken run, to the bit.
 
         Raises:
-            TrainingError: it is the state of another subnetwork or of another shard.
+            TrainingError: it is the state of another subnetwork, of another shard or of another
+                precision.
         """
-        found, mine = state_dict.get("subnetwork"), self._identity()
-        if found != mine:
-            raise TrainingError(
-                f"this state is of {found or 'an optimizer of all weights'}, the optimizer of "
-                f"{mine}: load the subnetwork that it was trained with, on as many processes"
-            )
+        _check_same(state_dict, self._identity())
+        own = [group["param_names"] for group in self.param_groups]
         super().load_state_dict(state_dict)
+        # torch takes the names from the state: a wrapper's, which no mask here goes by
+        for group, names in zip(self.param_groups, own, strict=True):
+            group["param_names"] = names
         # torch has just cast it to the dtype of the weights: masters would lose what they are for
         saved = [i for group in state_dict["param_groups"] for i in group["params"]]
         for number, (_, _, parameter) in zip(saved, self._named(), strict=True):
@@ -210,7 +214,7 @@ class SubnetworkOptimizer(Optimizer):
 
     def _first_state(self, group: dict[str, Any], weights: Tensor, places: Tensor) -> State:
         values = weights.index_select(0, places)
-        if self._masters and values.dtype in (torch.bfloat16, torch.float16):
+        if self._has_masters(values.dtype):
             values = values.float()
             return {"master": values} | self._begin(group, values)
         return self._begin(group, values)
@@ -222,6 +226,7 @@ class SubnetworkOptimizer(Optimizer):
             if name not in self._masks:
                 owner.grad = None
             elif owner.grad is not None:
+                owner.grad = gradient_of(name, owner)
                 grads = local_of(owner.grad).view(-1)
                 places = self._places_of(name, owner).long()
                 kept = grads[places]
@@ -230,12 +235,25 @@ class SubnetworkOptimizer(Optimizer):
         parameter.register_post_accumulate_grad_hook(keep_entries)  # type: ignore[no-untyped-call]
         self._hooked.add(parameter)
 
-    def _identity(self) -> str:
-        """The subnetwork in words, and a hash of its bits and of what this process holds of it."""
-        digest = xxhash.xxh3_64(self.subnetwork.fingerprint.encode())
+    def _has_masters(self, dtype: torch.dtype) -> bool:
+        return self._masters and dtype in (torch.bfloat16, torch.float16)
+
+    def _identity(self) -> dict[str, str]:
+        """What a state is of: the subnetwork in words; a hash of parameters, what this process
+        holds of them and their masks; the precision of the weights that are trained."""
+        digest, precisions = xxhash.xxh3_64(), set()
+        short = short_names(name for _, name, _ in self._named())
         for _, name, parameter in self._named():
-            digest.update(f"{name} {window_of(name, parameter)}\n".encode())
-        return f"{self.subnetwork.source} ({digest.hexdigest()})"
+            digest.update(f"{short[name]} {window_of(name, parameter)}\n".encode())
+            if name in self._masks:
+                digest.update(self._masks[name].bits.data)
+                masters = " with master_weights" * self._has_masters(parameter.dtype)
+                precisions.add(f"{str(parameter.dtype).removeprefix('torch.')}{masters}")
+        return {
+            "subnetwork": self.subnetwork.source,
+            "xxh3": digest.hexdigest(),
+            "precision": ", ".join(sorted(precisions)),
+        }
 
 
 def _chunk(device: torch.device) -> int:
@@ -252,6 +270,35 @@ def _named_groups(params: Parameters) -> list[dict[str, Any]]:
             "parameters without names: give model.named_parameters(), or groups of such"
         )
     return found
+
+
+def _check_same(state: dict[str, Any], mine: dict[str, str]) -> None:
+    """Raise unless a state is of what `mine` says; what the subnetwork is called does not count."""
+    if "subnetwork" not in state:
+        raise TrainingError(
+            f"this state is of an optimizer of all weights, the optimizer of {mine['subnetwork']}: "
+            "begin anew"
+        )
+    if state.get("xxh3") != mine["xxh3"]:
+        raise TrainingError(
+            f"this state is of {state['subnetwork']} ({state.get('xxh3')}), the optimizer of "
+            f"{mine['subnetwork']} ({mine['xxh3']}): load the subnetwork that it was trained with, "
+            "on as many processes, with the parameters in the same order"
+        )
+    if state["precision"] != mine["precision"]:
+        raise TrainingError(
+            f"this state is of weights in {state['precision']}, the optimizer of weights in "
+            f"{mine['precision']}: load the model in the same dtype, with the same master_weights"
+        )
+
+
+def _check_trainable(entries: list[tuple[str, Tensor]], masks: dict[str, TensorMask]) -> None:
+    frozen = [name for name, parameter in entries if name in masks and not parameter.requires_grad]
+    if frozen:
+        raise TrainingError(
+            f"{len(frozen)} tensors of the subnetwork do not require gradients, {frozen[0]} the "
+            "first: call requires_grad_() on them, or leave them out of the subnetwork"
+        )
 
 
 def _once(

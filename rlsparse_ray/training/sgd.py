@@ -34,7 +34,8 @@ class SubnetworkSGD(SubnetworkOptimizer):
         mask_gradients: see SubnetworkOptimizer.
 
     Raises:
-        TrainingError: the subnetwork does not fit the parameters, or they have no names.
+        TrainingError: the subnetwork does not fit the parameters, one of its tensors requires no
+            gradient, or the parameters have no names.
     """
 
     def __init__(

@@ -21,6 +21,28 @@ def local_of(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to_local() if _is_dtensor(tensor) else tensor
 
 
+def gradient_of(name: str, parameter: torch.Tensor) -> torch.Tensor:
+    """The gradient of a parameter that has one, its values where the parameter's are.
+
+    Of a replicated weight under a batch in shards every process has a summand: they are added up
+    here, as torch's own optimizers do it. So all processes of its mesh have to call.
+
+    Raises:
+        TrainingError: it is sparse.
+    """
+    gradient = parameter.grad
+    assert gradient is not None
+    if gradient.layout != torch.strided:
+        raise TrainingError(f"{name}: its gradient is sparse: make the layer sparse=False")
+    if (
+        _is_dtensor(gradient)
+        and _is_dtensor(parameter)
+        and gradient.placements != parameter.placements
+    ):
+        return gradient.redistribute(placements=parameter.placements)
+    return gradient
+
+
 def window_of(name: str, parameter: torch.Tensor) -> Window:
     """Where they lie in the whole tensor.
 

@@ -123,17 +123,6 @@ def _optimizer_class(trainer: Trainer, sub: Subnetwork, options: Mapping[str, bo
             # read again: a search over learning rates sets another one for every trial
             _, settings = _counterpart(trainer, given)
             super().__init__(_with_names(groups, trainer.model), sub, **settings, **options)
-            untrained = [
-                name
-                for _, name, parameter in self._named()
-                if not parameter.requires_grad and name in self._masks and self._masks[name].size
-            ]
-            if untrained:
-                raise TrainingError(
-                    f"{type(trainer).__name__}: {len(untrained)} tensors of the subnetwork do not "
-                    f"require gradients, {untrained[0]} the first: call requires_grad_() on them, "
-                    "or leave them out of the subnetwork"
-                )
 
     return OptimizerOfTrainer
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from rlsparse_ray.population.named_masks import named_mask_row, named_masks
 from rlsparse_ray.population.spectra_files import kept_rows, pairs_with_spectra, spectra_path
 from rlsparse_ray.sql import connect, run_audits
 from rlsparse_ray.storage.files import store_errors
-from rlsparse_ray.store import Store, xxh3_of
+from rlsparse_ray.store import Store, table_path, xxh3_of
 
 Progress = Callable[[int], None]
 
@@ -32,7 +33,8 @@ class Finding:
 def verify(store_root: str | Path, progress: Progress = lambda nbytes: None) -> list[Finding]:
     """Everything that is wrong with a store; an empty list if all is well.
 
-    Files come first: a damaged one makes the audits that read it fail, which is reported too.
+    Files come first: a damaged one makes the audits that read it fail, which is reported too. An
+    extraction may commit meanwhile, and gc remove: neither is taken for damage.
     `progress` is called with the bytes hashed since the last call.
 
     Raises:
@@ -63,17 +65,16 @@ def audit(con: duckdb.DuckDBPyConnection) -> Iterator[Finding]:
 
 
 def _files(store: Store, progress: Progress) -> Iterator[Finding]:
+    subjects = [*_pairs(store), *_named(store)]
+    rows = [_row_or_error(subject) for subject in subjects]
+    # after the rows: of what is committed from now on nothing is known yet
     sizes = store.files.list("")
-    for pair_id in sorted(store.committed()):
-        try:
-            parts = store.pair_row(pair_id)["parts"]
-        except StoreError as error:
-            yield Finding("files", pair_id, str(error))
-            continue
-        fix = f"remove {store.root}/pairs/pair_id={pair_id} and extract again"
-        for problem in _damaged(store, parts, sizes, progress):
-            yield Finding("files", pair_id, f"{problem}; {fix}")
-    yield from _named(store, sizes, progress)
+    for subject, row in zip(subjects, rows, strict=True):
+        if isinstance(row, StoreError):
+            yield Finding("files", subject.title, str(row))
+        elif row is not None:
+            for problem in _problems(store, subject, row["parts"], sizes, progress):
+                yield Finding("files", subject.title, f"{problem}; {subject.fix}")
     for pair_id in pairs_with_spectra(store):
         try:
             kept_rows(store, pair_id)
@@ -82,16 +83,57 @@ def _files(store: Store, progress: Progress) -> Iterator[Finding]:
         progress(sizes.get(spectra_path(pair_id), 0))
 
 
-def _named(store: Store, sizes: Mapping[str, int], progress: Progress) -> Iterator[Finding]:
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    """What has a row that lists files: a pair or a named mask."""
+
+    title: str
+    fix: str
+    read: Callable[[], dict[str, Any] | None]
+    """Its row as it is now; None if it has none any more."""
+
+
+def _pairs(store: Store) -> Iterator[_Subject]:
+    for pair_id in sorted(store.committed()):
+        fix = f"remove {store.root}/pairs/pair_id={pair_id} and extract again"
+        read = partial(store.only_row, table_path("pairs", pair_id), "extract again")
+        yield _Subject(pair_id, fix, read)
+
+
+def _named(store: Store) -> Iterator[_Subject]:
     for name in named_masks(store):
-        try:
-            row = named_mask_row(store, name)
-        except StoreError as error:
-            yield Finding("files", f"mask {name}", str(error))
-            continue
         fix = f"remove {store.root}/named_masks/mask={name} and keep the mask again"
-        for problem in _damaged(store, row["parts"] if row else [], sizes, progress):
-            yield Finding("files", f"mask {name}", f"{problem}; {fix}")
+        yield _Subject(f"mask {name}", fix, partial(named_mask_row, store, name))
+
+
+def _row_or_error(subject: _Subject) -> dict[str, Any] | StoreError | None:
+    try:
+        return subject.read()
+    except StoreError as error:
+        return error
+
+
+def _problems(
+    store: Store,
+    subject: _Subject,
+    parts: list[dict[str, Any]],
+    sizes: Mapping[str, int],
+    progress: Progress,
+) -> list[str]:
+    """What is wrong with listed files, if the row still lists them once that is known."""
+    found = list(_damaged(store, parts, sizes, progress))
+    while found:
+        row = subject.read()
+        if row is None:
+            # a superseded revision that was removed meanwhile
+            return []
+        if row["parts"] == parts:
+            return found
+        parts = row["parts"]
+        now = {part["path"]: store.files.size(part["path"]) for part in parts}
+        sizes = {path: size for path, size in now.items() if size is not None}
+        found = list(_damaged(store, parts, sizes, lambda nbytes: None))
+    return []
 
 
 def _damaged(
@@ -103,10 +145,19 @@ def _damaged(
             problem = "missing"
         elif size != part["bytes"]:
             problem = f"{size} bytes instead of {part['bytes']}"
-        elif xxh3_of(store.files.pieces(part["path"])) != part["xxh3"]:
-            problem = "contents have changed (XXH3 differs)"
         else:
-            problem = ""
+            problem = _changed(store, part)
         progress(part["bytes"])
         if problem:
             yield f"{part['path']}: {problem}"
+
+
+def _changed(store: Store, part: Mapping[str, Any]) -> str:
+    """What is wrong with the contents of a file; empty if nothing."""
+    try:
+        same = xxh3_of(store.files.pieces(part["path"])) == part["xxh3"]
+    except (OSError, StoreError):
+        if store.files.size(part["path"]) is not None:
+            raise
+        return "missing"
+    return "" if same else "contents have changed (XXH3 differs)"

@@ -1,9 +1,9 @@
 """Remove what nothing in a store refers to, and superseded revisions on request.
 
 Only files that rlsparse itself puts into stores are ever removed, and only those that no committed
-row names. What it does not know is listed and left. Files of a pair of which any has been written
-lately are left too, because an extraction may be at work on it (extractions take no lease); one
-that goes on with older work looks at every part once more before it commits.
+row names. What it does not know is listed and left. Files of a pair or a named mask of which any
+has been written lately are left too, and those of the pairs that a living extraction has announced:
+extractions take no lease. All that is looked at once more, pair by pair, right before it goes.
 
 Rows in which other pairs overlap with a removed one stay in the files of those: no view shows them,
 and they are right again if the revision comes back. Parts of uploads that were broken off are not
@@ -13,7 +13,7 @@ files yet and cannot be listed: a rule of the bucket removes them (AbortIncomple
 import re
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +22,8 @@ from rlsparse_ray.population.overlap_plan import each, newest_of
 from rlsparse_ray.storage.files import address_of, store_errors
 from rlsparse_ray.storage.lease import LEASE, hold
 from rlsparse_ray.storage.local_files import PARTIAL, Entry
-from rlsparse_ray.store import MARKER, SMALL_TABLES, Store
+from rlsparse_ray.store import MARKER, SMALL_TABLES, Store, table_path
+from rlsparse_ray.upkeep.watch import runs_of, work_of
 
 HOURS = 24.0
 """Age below which nothing is removed that an extraction might be writing."""
@@ -38,12 +39,15 @@ _LAYOUT = {
     "refreshes": r"refresh=([^/]+)/refreshes\.parquet",
     "staging": r"([^/]+)(?:/.+)?",
 }
-"""What rlsparse writes below each folder of a store; the group is what a file belongs to."""
+"""What rlsparse writes below each folder of a store; the group names what a file belongs to."""
+
+_KINDS = {"named_masks": "mask", "named_mask_bits": "mask", "refreshes": "refresh"}
+"""What the files of a folder belong to; all others to pairs."""
 
 _PASSES = ("overlaps", "spectra")
 """Tables with a file for each pair that its row does not list: passes write them later."""
 
-_SCRATCH = re.compile(rf"\.\d+-\d+{re.escape(PARTIAL)}\Z")
+_SCRATCH = re.compile(rf"\.[0-9a-f]{{32}}{re.escape(PARTIAL)}\Z")
 
 _UNKNOWN = "not written by rlsparse"
 _UNNAMED = "no committed row names it"
@@ -59,6 +63,8 @@ class Item:
     path: str
     nbytes: int
     why: str
+    owner: str
+    """What it belongs to: pair_id=ID, mask=NAME, or itself."""
 
 
 @dataclass(slots=True)
@@ -67,7 +73,7 @@ class Garbage:
 
     removable: list[Item] = field(default_factory=list)
     young: list[Item] = field(default_factory=list)
-    """The same, but too young: an extraction may be at work on it."""
+    """The same, but too young, or of what a living run has announced: it may be at work on it."""
     unknown: list[Item] = field(default_factory=list)
     """Files that rlsparse did not write there: they are left."""
 
@@ -93,13 +99,14 @@ def find_garbage(store_root: str, *, superseded: bool = False, hours: float = HO
     with store_errors(store_root):
         # files first: what is committed after this is in the rows
         entries = store.files.entries("")
-        return _sort(entries, _Sorter(store, superseded), time.time() - hours * 3600)
+        return _sort(entries, _Sorter(store, superseded), _before(hours), _busy(store, entries))
 
 
 def collect(store_root: str, *, superseded: bool = False, hours: float = HOURS) -> Garbage:
     """Remove what `find_garbage` finds, while no refresh, overlap pass or other `collect` runs.
 
-    Of a superseded pair the row goes first, so that no reader sees half of it.
+    Of a superseded pair the row goes first, so that no reader sees half of it. What has become
+    somebody's work since it was found stays, and is among `young`.
 
     Raises:
         LeaseError: the store is in use.
@@ -109,22 +116,74 @@ def collect(store_root: str, *, superseded: bool = False, hours: float = HOURS) 
     store = Store.open(root)
     with hold(root, "gc") as lease, store_errors(root):
         found = find_garbage(root, superseded=superseded, hours=hours)
-        for item in sorted(found.removable, key=lambda item: not item.path.startswith("pairs/")):
-            lease.check()
-            store.files.remove(item.path)
-    return found
+        sorter, removed = _Sorter(store, superseded), set()
+        for owner in dict.fromkeys(item.owner for item in found.removable):
+            again = _look_again(store, sorter, owner, _before(hours))
+            for item in sorted(again.removable, key=lambda item: item.path[:6] != "pairs/"):
+                lease.check()
+                store.files.remove(item.path)
+                removed.add(item.path)
+    left = [item for item in found.removable if item.path not in removed]
+    removable = [item for item in found.removable if item.path in removed]
+    return Garbage(removable, found.young + left, found.unknown)
+
+
+def _before(hours: float) -> float:
+    return time.time() - hours * 3600
+
+
+def _busy(store: Store, entries: Mapping[str, Entry]) -> set[str]:
+    """The pairs that living extractions have announced, as owners."""
+    runs = [run for run in runs_of(entries) if run.lives]
+    return {f"pair_id={pair_id}" for pair_id in work_of(store, runs)}
+
+
+def _look_again(store: Store, sorter: "_Sorter", owner: str, before: float) -> Garbage:
+    """What can go of an owner as it is now."""
+    busy = _busy(store, store.files.entries("staging"))
+    found = {p: e for place in _places(owner) for p, e in store.files.entries(place).items()}
+    mine = {path: entry for path, entry in found.items() if sorter.verdict(path)[0] == owner}
+    # files first, as above
+    sorter.look_again(owner)
+    return _sort(mine, sorter, before, busy)
+
+
+def _places(owner: str) -> list[str]:
+    """Folders with all that an owner has, and perhaps more."""
+    kind, _, name = owner.partition("=")
+    if kind == "mask":
+        return [f"{table}/{owner}" for table in ("named_masks", "named_mask_bits", "staging")]
+    if kind == "pair_id" and not name.endswith(".json"):
+        tables = ("pairs", "masks", *SMALL_TABLES, "spectra")
+        own = [f"{table}/{owner}" for table in tables]
+        return [*own, f"overlaps/pair_b={name}", f"staging/{name}"]
+    # announcements of runs, and what is not below a folder
+    return ["staging"] if kind == "pair_id" else [""]
 
 
 class _Sorter:
     """Tells the files of a store apart by what its rows say."""
 
     def __init__(self, store: Store, superseded: bool) -> None:
+        self._store = store
         self.rows = each(store.pair_row, sorted(store.committed()))
         current = {row["pair_id"] for row in newest_of(self.rows)}
         self.old = self.rows.keys() - current if superseded else set()
         rows: list[Mapping[str, Any] | None] = list(self.rows.values())
         rows += [named_mask_row(store, name) for name in named_masks(store)]
         self.listed = {part["path"] for row in rows if row for part in row["parts"]}
+
+    def look_again(self, owner: str) -> None:
+        """Read the row of a pair or a named mask as it is now."""
+        kind, _, name = owner.partition("=")
+        row = None
+        if kind == "mask":
+            row = named_mask_row(self._store, name)
+        elif kind == "pair_id":
+            row = self._store.only_row(table_path("pairs", name), "extract again")
+            self.rows.pop(name, None)
+            self.rows |= {name: row} if row else {}
+        self.listed |= {part["path"] for part in (row["parts"] if row else ())}
 
     def verdict(self, path: str) -> tuple[str, str]:
         """What a file belongs to, and why it can go; no reason: it has to stay."""
@@ -135,32 +194,37 @@ class _Sorter:
         found = re.fullmatch(_LAYOUT[table], rest) if table in _LAYOUT else None
         if found is None:
             return path, _UNKNOWN
-        owner: str = found[1]
+        name: str = found[1]
+        # below staging/ only what is of no pair says what it is of: mask=NAME
+        owner = name if "=" in name else f"{_KINDS.get(table, 'pair_id')}={name}"
         if path != target:
             return owner, _SCRATCHED
         if table == "staging":
             return owner, _UNFINISHED
-        return owner, self._why(table, owner, path)
+        return owner, self._why(table, name, path)
 
-    def _why(self, table: str, owner: str, path: str) -> str:
-        if owner in self.old and (table in ("pairs", *_PASSES) or path in self.listed):
+    def _why(self, table: str, name: str, path: str) -> str:
+        old = name in self.old and table not in _KINDS
+        if old and (table in ("pairs", *_PASSES) or path in self.listed):
             return _SUPERSEDED
         if table in ("masks", *SMALL_TABLES, "named_mask_bits"):
             return "" if path in self.listed else _UNNAMED
-        return _UNNAMED if table in _PASSES and owner not in self.rows else ""
+        return _UNNAMED if table in _PASSES and name not in self.rows else ""
 
 
-def _sort(entries: Mapping[str, Entry], sorter: _Sorter, before: float) -> Garbage:
+def _sort(
+    entries: Mapping[str, Entry], sorter: _Sorter, before: float, busy: Collection[str]
+) -> Garbage:
     found = Garbage()
     newest: dict[str, float] = defaultdict(float)
     verdicts = {path: sorter.verdict(path) for path in entries}
     for path, (owner, _) in verdicts.items():
         newest[owner] = max(newest[owner], entries[path].modified)
     for path, (owner, why) in verdicts.items():
-        item = Item(path, entries[path].nbytes, why)
+        item = Item(path, entries[path].nbytes, why, owner)
         if why == _UNKNOWN:
             found.unknown.append(item)
-        elif why == _SUPERSEDED or (why and newest[owner] <= before):
+        elif why == _SUPERSEDED or (why and newest[owner] <= before and owner not in busy):
             found.removable.append(item)
         elif why:
             found.young.append(item)

@@ -64,9 +64,7 @@ def refresh(
             no row is written.
         ValueError: no such criterion, or `sample` is not above 0 and at most 1.
     """
-    if not 0 < sample <= 1:
-        raise ValueError(f"sample {sample:g}: give a fraction above 0 and at most 1")
-    asked = _Overlaps([str(parse_criterion(text)) for text in criteria], sample)
+    asked = kept_overlaps(criteria, sample)
     loaded = load_corpus(corpus)
     root = address_of(store_root)
     store = Store.create(root)
@@ -102,6 +100,17 @@ def refresh(
         with store_errors(root):
             keep_summary(store, summary)
     return summary
+
+
+def kept_overlaps(criteria: Sequence[str], sample: float) -> "KeptOverlaps":
+    """Which overlaps a refresh keeps up to date.
+
+    Raises:
+        ValueError: no such criterion, or `sample` is not above 0 and at most 1.
+    """
+    if not 0 < sample <= 1:
+        raise ValueError(f"sample {sample:g}: give a fraction above 0 and at most 1")
+    return KeptOverlaps([str(parse_criterion(text)) for text in criteria], sample)
 
 
 def _keep_labels(found: Survey, store: Store) -> None:
@@ -141,7 +150,7 @@ class _Checked:
 
 
 @dataclass(frozen=True, slots=True)
-class _Overlaps:
+class KeptOverlaps:
     """Which overlaps are kept up to date."""
 
     criteria: Sequence[str]
@@ -167,7 +176,7 @@ class _Overlaps:
 
 
 def _check(
-    store: Store, asked: _Overlaps, changed: bool, lease: Lease, address: str | None
+    store: Store, asked: KeptOverlaps, changed: bool, lease: Lease, address: str | None
 ) -> _Checked:
     """Overlaps and audits, unless nothing `changed` that they would see."""
     with store_errors(store.root):

@@ -14,6 +14,7 @@ from typing import Any
 from rlsparse_ray.errors import CheckpointError
 from rlsparse_ray.naming import canonical_names
 from rlsparse_ray.weights.spec import Checkpoint, TensorSpec
+from rlsparse_ray.weights.tying import HEAD, embedding_of, has_head, is_tied
 
 _MERGE = "merge it first (peft: merge_and_unload(), then save_pretrained())"
 _WRAPPER = "base_model.model."
@@ -39,18 +40,32 @@ def apply_adapter(adapter: Checkpoint, base: Checkpoint) -> Checkpoint:
     """
     config = _config(adapter)
     found = _Names(base)
-    tensors = {tensor.name: tensor for tensor in base.tensors}
+    if found.tied and config.unties(found):
+        base = _untied(base, found)
+        found = _Names(base)
+    tensors = base.by_name
     stored = adapter.by_name
+    # peft writes the layer under a trained head or embedding too: the update goes on top of it
+    for name, tensor in stored.items():
+        if not name.endswith((_A, _B)):
+            whole = found.whole(adapter, tensor)
+            tensors[whole.name] = whole
     for name, tensor in stored.items():
         if name.endswith(_A):
             b = stored.get(name.removesuffix(_A) + _B)
-            target = found.weight(adapter, name.removesuffix(_A))
+            target = tensors[found.weight(adapter, name.removesuffix(_A)).name]
             tensors[target.name] = _target(adapter, config, target, tensor, b)
-        elif not name.endswith(_B):
-            whole = found.whole(adapter, tensor)
-            tensors[whole.name] = whole
     ordered = sorted(tensors.values(), key=lambda tensor: (tensor.file.path, tensor.offset))
     return replace(applied(adapter, base), tensors=tuple(ordered))
+
+
+def _untied(base: Checkpoint, found: "_Names") -> Checkpoint:
+    """The base with a head of its own, which begins as the embedding."""
+    embedding = found.embedding
+    tensors = base.tensors
+    if embedding is not None and not has_head(found.canonical):
+        tensors = (*tensors, replace(embedding, name=HEAD))
+    return replace(base, tensors=tensors, tied_embeddings=False)
 
 
 def applied(adapter: Checkpoint, base: Checkpoint) -> Checkpoint:
@@ -71,6 +86,15 @@ class _Config:
     transposed: bool
     ranks: Mapping[str, int]
     alphas: Mapping[str, float]
+    saved: tuple[str, ...]
+    """Modules that were trained in full."""
+    keeps_ties: bool
+
+    def unties(self, found: "_Names") -> bool:
+        """Whether peft cuts the tie: it copies a module that is trained in full."""
+        saved = canonical_names(f"{module}.weight" for module in self.saved).values()
+        ends = tuple(f".{name}" for name in saved)
+        return not self.keeps_ties and any(f".{name}".endswith(ends) for name in found.tie)
 
     def scaling(self, path: str) -> tuple[int, float]:
         """Rank and factor of a module; patterns match the end of its path, as in peft."""
@@ -107,6 +131,8 @@ def _config(adapter: Checkpoint) -> _Config:
             bool(raw.get("fan_in_fan_out")),
             raw.get("rank_pattern") or {},
             raw.get("alpha_pattern") or {},
+            tuple(raw.get("modules_to_save") or ()),
+            bool(raw.get("ensure_weight_tying")),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
@@ -123,6 +149,10 @@ class _Names:
         self.stored = base.by_name
         names = canonical_names(self.stored)
         self.canonical = {names[name]: tensor for name, tensor in self.stored.items()}
+        embedding = embedding_of(self.canonical)
+        self.embedding = self.canonical[embedding] if embedding else None
+        self.tied = is_tied(self.canonical, base.tied_embeddings) is True
+        self.tie = (HEAD, embedding) if embedding and self.tied else ()
 
     def weight(self, adapter: Checkpoint, path: str) -> TensorSpec:
         """The weight of a module that has a LoRA update."""
@@ -146,8 +176,13 @@ class _Names:
         return replace(tensor, name=found.name if found else name)
 
     def find(self, name: str) -> TensorSpec | None:
-        """The base's tensor of that name, or of the same canonical name."""
+        """The base's tensor of that name, or of the same canonical name; a tied head's embedding.
+
+        peft adds what it learned of a tied head to the one matrix that both are.
+        """
         canonical = canonical_names([name])[name]
+        if self.tied and canonical == HEAD:
+            return self.embedding
         return self.stored.get(name) or self.canonical.get(canonical)
 
 

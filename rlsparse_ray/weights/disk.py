@@ -4,11 +4,21 @@ On network file systems page faults are 8 to 50 times slower than reads, and a f
 under a map kills the process.
 """
 
+import errno
 import os
+import socket
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 
 from rlsparse_ray.errors import CheckpointError
 from rlsparse_ray.weights.spec import FileRef
+
+_OF_THE_PATH = frozenset(
+    {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG}
+)
+"""What is no trouble of a disk or server, but of the path."""
 
 
 class LocalRanges:
@@ -32,13 +42,15 @@ class LocalRanges:
         """Fill `buffer` with the bytes of `file` from `offset` on.
 
         Raises:
-            CheckpointError: the file is gone, has changed since its header was read, or ends early.
+            CheckpointError: the file is gone, has changed since its header was read, ends early, or
+                the disk fails.
         """
         descriptor = self._descriptor(file)
         view = buffer.cast("B")
         done = 0
         while done < len(view):
-            got = os.preadv(descriptor, [view[done:]], offset + done)
+            with disk_errors(file.path):
+                got = os.preadv(descriptor, [view[done:]], offset + done)
             if got == 0:
                 raise CheckpointError(
                     f"{file.path}: ends at byte {offset + done}, but {len(view)} bytes from "
@@ -53,19 +65,41 @@ class LocalRanges:
             return self._descriptors[file]
 
 
-def _open(file: FileRef) -> int:
+@contextmanager
+def disk_errors(path: str) -> Iterator[None]:
+    """Turn what the operating system says about a model into an error about that model.
+
+    Raises:
+        CheckpointError: it is not there, may not be read, or the disk or server that has it fails.
+    """
     try:
+        yield
+    except OSError as error:
+        fix = (
+            "check the path and its permissions; every node has to see it"
+            if error.errno in _OF_THE_PATH
+            else "check the disk or the server that has it, then run again"
+        )
+        why = f"{error.strerror or error} on {socket.gethostname()}"
+        raise CheckpointError(f"{path}: cannot be read: {why}: {fix}") from error
+
+
+def _open(file: FileRef) -> int:
+    with disk_errors(file.path):
         descriptor = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC)
-    except (FileNotFoundError, PermissionError, NotADirectoryError) as error:
-        raise CheckpointError(
-            f"{file.path}: {error.strerror}, though its header could be read: "
-            "restore it and run again"
-        ) from error
-    found = os.fstat(descriptor)
+        found = os.fstat(descriptor)
     if (found.st_size, str(found.st_mtime_ns)) != (file.size, file.stamp):
         os.close(descriptor)
         raise CheckpointError(
-            f"{file.path}: changed between plan and read ({file.size} bytes then, "
-            f"{found.st_size} now): run again when nothing writes to it"
+            f"{file.path}: changed between plan and read ({file.size} bytes of "
+            f"{_time(int(file.stamp))} then, {found.st_size} of {_time(found.st_mtime_ns)} now, on "
+            f"{socket.gethostname()}): run again when nothing writes to it; copies on several "
+            "nodes have to keep their times (rsync -a)"
         )
     return descriptor
+
+
+def _time(nanoseconds: int) -> str:
+    """To the nanosecond: a copy may keep the second alone."""
+    seconds, rest = divmod(nanoseconds, 10**9)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S}.{rest:09d}"

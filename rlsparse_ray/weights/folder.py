@@ -20,6 +20,7 @@ from rlsparse_ray.weights.header import Header, read_header
 from rlsparse_ray.weights.places import Folder
 from rlsparse_ray.weights.refusals import refuse_packed, refuse_quantised
 from rlsparse_ray.weights.spec import Adapter, Checkpoint
+from rlsparse_ray.weights.tying import tied_embeddings
 
 _CONFIG = "config.json"
 
@@ -67,7 +68,7 @@ def open_folder(folder: Folder, only: str | None = None) -> Checkpoint:
     config_bytes = read_whole(folder, _CONFIG)
     config = parse_object(folder.files[_CONFIG].path, config_bytes) if config_bytes else {}
     if config_bytes is not None:
-        refuse_quantised(folder.files[_CONFIG].path, _setting(config, "quantization_config"))
+        refuse_quantised(folder.files[_CONFIG].path, _quantisation(config))
     parts = choose_parts(folder, only)
     adapter = _adapter_config(folder) if is_adapter(parts) else None
     headers = _read_headers(folder, parts)
@@ -80,7 +81,7 @@ def open_folder(folder: Folder, only: str | None = None) -> Checkpoint:
         source=place,
         revision=folder.revision or _fingerprint(folder, parts, headers, config_bytes, adapter),
         tensors=tuple(sorted(tensors, key=lambda t: (t.file.path, t.offset, t.nbytes, t.name))),
-        tied_embeddings=_tied(config),
+        tied_embeddings=tied_embeddings(config),
         subfolder=_subfolder(folder, only),
         adapter=adapter,
     )
@@ -138,16 +139,11 @@ def _subfolder(folder: Folder, only: str | None) -> str:
     return f"{folder.subfolder}/{only}" if folder.subfolder else only
 
 
-def _tied(config: dict[str, Any]) -> bool | None:
-    value = _setting(config, "tie_word_embeddings")
-    return None if value is None else bool(value)
-
-
-def _setting(config: dict[str, Any], key: str) -> Any:
-    """A key of config.json; models with several towers keep it under `text_config`."""
+def _quantisation(config: dict[str, Any]) -> Any:
+    """Models with several towers may keep it under `text_config`."""
+    key, text_config = "quantization_config", config.get("text_config")
     if config.get(key) is not None:
         return config[key]
-    text_config = config.get("text_config")
     return text_config.get(key) if isinstance(text_config, dict) else None
 
 

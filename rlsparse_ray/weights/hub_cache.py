@@ -1,6 +1,6 @@
 """The local cache of huggingface_hub: what is in it is not fetched again."""
 
-import shutil
+import logging
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,11 +11,17 @@ from huggingface_hub.file_download import repo_folder_name
 from rlsparse_ray.errors import CheckpointError
 from rlsparse_ray.weights.hub_address import HubAddress, parse_address
 from rlsparse_ray.weights.hub_errors import ask_hub
+from rlsparse_ray.weights.hub_room import room_for
 from rlsparse_ray.weights.hub_settings import cache_folder, endpoint, is_offline
 from rlsparse_ray.weights.spec import FileRef
 
 _AT_ONCE = 4
 """Files downloaded at the same time; each has several connections of its own."""
+
+_log = logging.getLogger(__name__)
+
+_said: list[FileRef] = []
+"""The file of which this process has said that it is not cached."""
 
 
 def cached_file(file: FileRef) -> Path | None:
@@ -73,52 +79,55 @@ def not_cached(file: FileRef) -> CheckpointError:
 def cache_files(files: Iterable[FileRef]) -> None:
     """Download whole files into the local cache, so that later reads of them are local.
 
-    Files of other places, and files that are there already, are left alone.
+    Files of other places, and files that are there already, are left alone. One for which the
+    cache has no room is left where it is, and read by ranges; the first time a process says so.
 
     Raises:
-        CheckpointError: there is no room for all of them, or one cannot be had.
+        CheckpointError: one cannot be had.
     """
     wanted = {file for file in files if file.scheme == "hf" and cached_file(file) is None}
     if not wanted:
         return
     if is_offline():
         raise not_cached(min(wanted, key=lambda file: file.path))
-    _check_room(wanted)
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="rlsparse-cache") as pool:
-        list(pool.map(_download_whole, sorted(wanted, key=lambda file: file.path)))
+        list(pool.map(_cache, sorted(wanted, key=lambda file: file.path)))
+
+
+def _cache(file: FileRef) -> None:
+    try:
+        with room_for(file, cache_folder()) as fits:
+            if fits:
+                _download_whole(file)
+            else:
+                _leave(file, f"{file.size / 1e9:.1f} GB do not fit")
+    except OSError as error:
+        _leave(file, str(error))
 
 
 def _download_whole(file: FileRef) -> None:
     address = parse_address(file.path)
-
-    def download() -> str:
-        return hf_hub_download(
+    ask_hub(
+        lambda: hf_hub_download(
             address.repository,
             address.path,
             revision=address.revision,
             cache_dir=cache_folder(),
             endpoint=endpoint(),
-        )
-
-    try:
-        ask_hub(download, address)
-    except OSError as error:
-        raise CheckpointError(
-            f"{file.path}: cannot be kept in {cache_folder()}: {error}: make room or set "
-            "HF_HUB_CACHE to another folder, then run again"
-        ) from error
+        ),
+        address,
+    )
 
 
-def _check_room(files: Iterable[FileRef]) -> None:
-    sizes = [file.size for file in files]
-    folder = cache_folder()
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    free = shutil.disk_usage(existing).free
-    if sum(sizes) > free:
-        raise CheckpointError(
-            f"{folder}: {len(sizes)} files to cache need {sum(sizes) / 1e9:.1f} GB, but "
-            f"{free / 1e9:.1f} GB are free: free some, set HF_HUB_CACHE to a folder on a larger "
-            "disk, or read by ranges, without a cache"
+def _leave(file: FileRef, why: str) -> None:
+    if not _said:
+        _said.append(file)
+        _log.warning(
+            "%s: %s: cannot be kept in %s, so it is read by ranges, and others like it: make "
+            "room, or set HF_HUB_CACHE to a folder on a larger disk",
+            file.path,
+            why,
+            cache_folder(),
         )
 
 

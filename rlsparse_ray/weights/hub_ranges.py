@@ -14,10 +14,11 @@ from urllib3.exceptions import HTTPError
 from urllib3.response import BaseHTTPResponse
 
 from rlsparse_ray.errors import CheckpointError
+from rlsparse_ray.weights.disk import disk_errors
 from rlsparse_ray.weights.hub_cache import cached_file, not_cached
 from rlsparse_ray.weights.hub_errors import asked_pause
 from rlsparse_ray.weights.hub_patience import Patience, is_transient
-from rlsparse_ray.weights.hub_resolve import Location, Locations
+from rlsparse_ray.weights.hub_resolve import LOCATIONS, Location
 from rlsparse_ray.weights.hub_settings import is_offline
 from rlsparse_ray.weights.spec import FileRef
 
@@ -38,7 +39,6 @@ class HubRanges:
     """Reads ranges of files of the hub. Thread-safe."""
 
     def __init__(self) -> None:
-        self._locations = Locations()
         self._direct = urllib3.PoolManager(maxsize=_CONNECTIONS, timeout=_TIMEOUT)
         self._proxies = {
             scheme: urllib3.ProxyManager(proxy, maxsize=_CONNECTIONS, timeout=_TIMEOUT)
@@ -71,7 +71,7 @@ class HubRanges:
         refused: Location | None = None
         done = 0
         while done < len(view):
-            location = self._locations.get(file, refused)
+            location = LOCATIONS.get(file, refused)
             try:
                 response = self._ask(location, offset + done, len(view) - done)
             except HTTPError as error:
@@ -106,7 +106,7 @@ class HubRanges:
 
 
 def _read_local(path: Path, offset: int, view: memoryview) -> None:
-    with path.open("rb") as stream:
+    with disk_errors(str(path)), path.open("rb") as stream:
         stream.seek(offset)
         got = stream.readinto(view)
     if got < len(view):

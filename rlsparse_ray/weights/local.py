@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 
 from rlsparse_ray.errors import CheckpointError
+from rlsparse_ray.weights.disk import disk_errors
 from rlsparse_ray.weights.folder import Located
 from rlsparse_ray.weights.spec import Checkpoint, FileRef
 
@@ -32,9 +33,11 @@ def locate_local(path: str | os.PathLike[str]) -> Located:
         CheckpointError: there is none.
     """
     found = Path(path).expanduser().absolute()
-    if not found.exists():
+    with disk_errors(str(found)):
+        there, is_folder = found.exists(), found.is_dir()
+    if not there:
         raise CheckpointError(f"{found}: no such folder: check the path in the corpus file")
-    if found.is_dir():
+    if is_folder:
         return Located(LocalFolder(found), None)
     return Located(LocalFolder(found.parent), found.name)
 
@@ -51,21 +54,19 @@ class LocalFolder:
     @cached_property
     def files(self) -> Mapping[str, FileRef]:
         """Files by name; a link that leads nowhere is no file."""
-        paths = (path for path in Path(self.source).iterdir() if not path.is_dir())
-        return {path.name: _ref(path) for path in sorted(paths) if path.exists()}
+        with disk_errors(self.source):
+            paths = (path for path in Path(self.source).iterdir() if not path.is_dir())
+            return {path.name: _ref(path) for path in sorted(paths) if path.exists()}
 
     def read(self, file: FileRef, offset: int, nbytes: int) -> bytes:
         """A range of a file.
 
         Raises:
-            CheckpointError: it cannot be opened, or is shorter than it was.
+            CheckpointError: it cannot be opened or read, or is shorter than it was.
         """
-        try:
-            with Path(file.path).open("rb") as stream:
-                stream.seek(offset)
-                data = stream.read(nbytes)
-        except OSError as error:
-            raise CheckpointError(f"{file.path}: cannot be read: {error.strerror}") from error
+        with disk_errors(file.path), Path(file.path).open("rb") as stream:
+            stream.seek(offset)
+            data = stream.read(nbytes)
         if len(data) < nbytes:
             raise CheckpointError(
                 f"{file.path}: ends before byte {offset + nbytes}, though it had {file.size} "
@@ -75,8 +76,9 @@ class LocalFolder:
 
     def identity(self, file: FileRef) -> bytes:
         """Time, inode and samples: files of one shape and time differ in at least one of them."""
-        inode = Path(file.path).stat().st_ino
-        return repr((file.stamp, inode)).encode() + _samples(file)
+        with disk_errors(file.path):
+            inode = Path(file.path).stat().st_ino
+            return repr((file.stamp, inode)).encode() + _samples(file)
 
 
 def _ref(path: Path) -> FileRef:

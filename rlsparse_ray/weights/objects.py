@@ -9,9 +9,9 @@ import obstore
 from numpy.typing import NDArray
 from obstore.exceptions import BaseError
 
-from rlsparse_ray.errors import CheckpointError, UnavailableError
-from rlsparse_ray.storage.buckets import bucket, split
-from rlsparse_ray.storage.object_errors import fix, is_missing, is_passing, said
+from rlsparse_ray.errors import CheckpointError
+from rlsparse_ray.storage.buckets import bucket, flaw, split
+from rlsparse_ray.storage.object_errors import fix, is_missing, said
 from rlsparse_ray.weights.spec import FileRef
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ def open_objects(address: str) -> "ObjectFolder":
         CheckpointError: there is no such bucket, nothing under the prefix, no access, or no
             answer; the message says what to do.
     """
+    if why := flaw(address):
+        raise CheckpointError(f"{address}: {why}")
     place, key = split(address)
     source = f"{place}/{key}" if key else place
     with _model_errors(source):
@@ -153,6 +155,4 @@ def _model_errors(address: str) -> Iterator[None]:
             why = "no such object, though it was listed: restore it and run again"
         else:
             why = f"{said(error)}: {fix(address, error)}"
-            if is_passing(error):
-                raise UnavailableError(f"{address}: {why}") from error
         raise CheckpointError(f"{address}: {why}") from error

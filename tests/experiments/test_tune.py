@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 from rlsparse_ray.demo import models
 from rlsparse_ray.errors import RunError
 from rlsparse_ray.experiments import arithmetic
-from rlsparse_ray.experiments.checkpoints import load_tokenizer
+from rlsparse_ray.experiments.assignment import Assignment
+from rlsparse_ray.experiments.checkpoints import load_tokenizer, quiet
 from rlsparse_ray.experiments.defaults import default_run
 from rlsparse_ray.experiments.runs import ALGORITHMS, RUN_FILE, Run, done_record, sha256_of
 from rlsparse_ray.experiments.tasks import ARITHMETIC
@@ -89,7 +90,8 @@ def test_a_run_is_a_whole_bf16_model_with_its_checkpoints(tmp_path):
     assert file_of(out / "checkpoint-000002") == file_of(out)
     assert file_of(out / "checkpoint-000001") != file_of(out)
     assert json.loads((out / RUN_FILE).read_text()) == record
-    assert done_record(SHORT, BASES["tiny-a"], out) == record
+    assert done_record(SHORT, BASES["tiny-a"], out, task="arithmetic", device="cpu") == record
+    assert record["sha256"] == file_of(out)
     assert sorted(path.name for path in out.iterdir()) == [
         "checkpoint-000001",
         "checkpoint-000002",
@@ -125,6 +127,32 @@ def test_our_own_algorithms_learn(algorithm, tmp_path):
     run = short(algorithm, steps=20, batch=32, learning_rate=3e-5, dataset="subtraction")
     record = tune(run, BASES["tiny-b"], tmp_path / "run", QUICK)
     assert record["reward_after"] > record["reward_before"] + 0.05
+
+
+def test_grpo_is_the_mean_over_answers_of_the_mean_over_their_tokens(tmp_path):
+    """Answers of five and two tokens, one good and one bad: the longer one counts no more."""
+    with quiet():
+        from rlsparse_ray.experiments.trl_trainers import make_trainer
+
+        run = short("GRPO")
+        rows = QUICK.preferences(run)
+        given = Assignment(run, QUICK, rows, BASES["tiny-a"], tmp_path, None, "cpu")
+        trainer = make_trainer(given)
+        trainer.current_gradient_accumulation_steps = 1
+        mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]])
+        loss = trainer.compute_loss(
+            trainer.model,
+            {
+                "prompt_ids": torch.tensor([[4, 14, 5, 16]] * 2),
+                "prompt_mask": torch.ones(2, 4, dtype=torch.int64),
+                "completion_ids": torch.tensor([[4, 5, 6, 7, 2], [8, 2, 0, 0, 0]]),
+                "completion_mask": mask,
+                "advantages": torch.tensor([1.0, -1.0]),
+                "num_items_in_batch": mask.sum(),
+            },
+        )
+    assert loss.item() == pytest.approx(0, abs=1e-6)  # over all tokens it is -3/7
+    assert trainer.args.use_bias_correction_kl is False, "its KL term has no ratio in it"
 
 
 # precision

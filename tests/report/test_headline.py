@@ -13,7 +13,7 @@ from rlsparse_ray import sql
 from rlsparse_ray.report import Chart
 from rlsparse_ray.report.answers import Answers
 from rlsparse_ray.report.catalogue import figure_named
-from rlsparse_ray.report.headline import facts_of, headline_html
+from rlsparse_ray.report.headline import Facts, facts_of, headline_html
 from rlsparse_ray.report.tables import doubts_of
 from tests.builders import overlap_directly
 from tests.sql.conftest import REFRESHES, _write, _write_refresh
@@ -124,6 +124,54 @@ def test_pairs_that_share_nothing_are_counted(tmp_path):
     said = words(tmp_path)
     assert said.count("2 that share nothing are left out") == 2
     assert said.count("2 that cannot share more than by chance are left out") == 1
+
+
+@pytest.mark.parametrize(("low", "included"), [(0.97, True), (1.01, False)])
+def test_an_interval_with_chance_in_it_says_so(low, included):
+    row = {"measure": "lift_magnitude", "over": "pairs of runs", "runs": 9, "n": 12}
+    row |= {"pairs_without": 0, "value": 1.08, "low": low, "high": 1.2, "sample_fraction": 1.0}
+    said = headline_html(pa.Table.from_pylist([row]), Facts(18, 10**6, 12, 0), {})
+    assert f"95 % interval {low}× to 1.20×" in said
+    assert ("which includes 1×: that chance may explain all of it" in said) == included
+
+
+def at_zero(name, rows, folder):
+    """The labels of the triangles of a picture, which stand for a lift of 0."""
+    table = pa.Table.from_pylist(rows)
+    path = folder / "zero.svg"
+    Chart(figure_named(name).draw(table, {}), table).write(path)
+    marks = ElementTree.parse(path).iter("{http://www.w3.org/2000/svg}path")
+    labels = [m.get("aria-label") for m in marks if m.get("aria-roledescription") == "point"]
+    return [label for label in labels if "lift: 0" in label or "share nothing" in label]
+
+
+def test_pairs_that_share_nothing_are_drawn_at_the_edge(tmp_path):
+    found = [
+        {f"lift_{b}": lift for b in ("uniform", "tensor", "margins", "magnitude")}
+        | {"lift_shift": None, "excess_share_magnitude": lift - 1, "sample_fraction": 1.0}
+        for lift in (2.0, 4.0, 0.0)
+    ]
+    say = figure_named("rounding").summary
+    said = say(pa.Table.from_pylist(found))
+    assert said.startswith("3 pairs of runs: 2.83 times")
+    assert "leave out 1 that share nothing" in said
+    assert "leave out" not in say(pa.Table.from_pylist(found[:2]))
+    drawn = at_zero("rounding", found, tmp_path)
+    assert len(drawn) == 4 and all("share nothing: 1" in label for label in drawn), drawn
+
+
+def test_masks_that_an_update_avoids_are_drawn_at_the_edge(tmp_path):
+    figure = figure_named("principal")
+    masks = [
+        {"line": f"a: {mask}", "name": "a", "mask": mask, "changed": 9, "shared": 9 * lift}
+        | {"lift_uniform": float(lift), "lift_magnitude": float(lift)}
+        for mask, lift in (("principal", 0), ("low-magnitude", 2))
+    ]
+    assert "1 mask has no changed weight at all" in figure.summary(pa.Table.from_pylist(masks))
+    assert "at all" not in figure.summary(pa.Table.from_pylist(masks[1:]))
+    for some in (masks, masks[:1]):
+        drawn = at_zero("principal", some, tmp_path)
+        assert len(drawn) == 2 and all("principal" in label for label in drawn), drawn
 
 
 def test_nothing_is_said_of_bf16(place):

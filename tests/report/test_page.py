@@ -133,8 +133,8 @@ def test_the_numbers_of_the_top_are_those_of_the_query(tags, full_store):
         rows = {r["measure"]: r for r in run_query(con, "headline").to_pylist()}
     words = "".join(tags.words)
     row = rows["lift_magnitude"]
-    assert f"{row['value']:.3g}×" in words
-    assert f"95 % interval {row['low']:.3g}× to {row['high']:.3g}×" in words
+    assert f"{row['value']:.2f}×" in words
+    assert f"95 % interval {row['low']:.2f}× to {row['high']:.2f}×" in words
     assert f"{row['n']} pairs of runs" in words
 
 

@@ -192,3 +192,23 @@ def test_the_consensus_is_that_of_the_verb(full_store, monkeypatch):
             assert got["share_magnitude"] == pytest.approx(want["expected_magnitude"] / numel)
             assert got["share_uniform"] == pytest.approx(want["expected_uniform"] / numel)
     assert len(groups) > 1 and set(few["group"].to_pylist()) == {groups[0]["name"]}
+
+
+def domain(spec, channel):
+    """The scale of a channel in the first mark."""
+    return spec["layer"][0]["encoding"][channel]["scale"]["domain"]
+
+
+def test_steps_have_a_place_for_every_bucket():
+    steps = pa.table({"ulp_low": [-1, 9, None], "ulp_high": [-1, 16, None]})
+    shown = domain(figure_named("steps").draw(steps, {}), "x")
+    up = ["+1", "+2", "+3–4", "+5–8", "+9–16"]
+    assert shown == [*(f"−{label[1:]}" for label in reversed(up)), *up, "NaN, Inf"]
+
+
+@pytest.mark.parametrize(("farthest", "reach"), [(1.2, 1), (1 / 3, 2), (33.4, 4)])
+def test_colours_of_lifts_reach_as_far_as_the_lifts(farthest, reach):
+    lifts = {f"lift_{b}": [1.02, farthest, None] for b in ("magnitude", "uniform")}
+    runs = pa.table({"name_a": ["a", "a", "b"], "name_b": ["b", "c", "c"], **lifts})
+    spec = figure_named("overlap-matrix").draw(runs, {"show": "lift", "baseline": "magnitude"})
+    assert domain(spec, "color") == [-reach, 0, reach]

@@ -1,11 +1,13 @@
 """Every claim can hold, hold in part, fail and go untested."""
 
 import math
+from dataclasses import replace
 
 import pytest
+from scipy import stats
 
 from rlsparse_ray.reproduce.claims import CLAIMS, judge
-from rlsparse_ray.reproduce.claims.claim import Verdict, interval
+from rlsparse_ray.reproduce.claims.claim import Verdict, heeding_runs, interval, student
 from tests.reproduce.rows import (
     beside,
     curve,
@@ -303,15 +305,99 @@ def test_the_error_of_a_lead_is_that_of_its_algorithm():
     assert measured.text.endswith("mean of the algorithms +35.0 points, standard error 25.0")
 
 
-def test_the_interval_draws_runs_and_not_pairs():
-    # one odd run is in 9 of 45 pairs: drawing pairs would put it in nearly every sample
-    runs = [f"r{n}" for n in range(10)]
-    sides = [(a, b) for n, a in enumerate(runs) for b in runs[n + 1 :]]
-    values = [1.0 if "r0" in pair else 0.0 for pair in sides]
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ((0.8, 0.8), "from 1 comparison only"),  # two algorithms: 4 runs, one seed of each
+        ((0.8,), "from 1 comparison only"),
+    ],
+)
+def test_a_comparison_counts_its_seeds(changes, said):
+    runs = zip(("GRPO", "PPO"), changes, strict=False)
+    found = beside("kl", *((name, 0.05, 0.8, value) for name, value in runs))
+    measured = BY_NUMBER["5a"].test(found)
+    assert measured.verdict is HOLDS and measured.runs == 2 * len(changes)
+    judged = heeding_runs(measured)
+    assert judged.verdict is PART and judged.text.endswith(said)
+
+
+def test_a_main_run_beside_two_variants_is_one_run():
+    first = beside("kl", ("GRPO", 0.05, 0.8, 0.8), ("GRPO", 0.1, 0.8, 0.8))
+    one, other = first.study.variants
+    study = replace(first.study, variants=(one, replace(other, reference=one.reference)))
+    found = evidence(*(r for r in first.run_results if r["name"] != "main-1"), study=study)
+    assert heeding_runs(BY_NUMBER["5a"].test(found)).runs == 3
+    assert heeding_runs(BY_NUMBER["5a"].test(found)).verdict is PART
+    seeds = beside("kl", *(("GRPO", 0.05, 0.8, 0.8) for _ in range(3)))
+    assert heeding_runs(BY_NUMBER["5a"].test(seeds)).verdict is HOLDS
+
+
+@pytest.mark.parametrize("rl", [0.4, 0.5])
+def test_where_rl_is_no_sparser_there_is_no_gap(rl):
+    found = beside("learning_rate", ("SFT", 1e-5, 0.5, 0.6))
+    found = evidence(*found.run_results, GRPO | {"sparsity": rl}, study=found.study)
+    measured = BY_NUMBER["5f"].test(found)
+    assert measured.verdict is UNTESTED and "there is no gap" in measured.text
+
+
+@pytest.mark.parametrize(
+    "other", [{"reward_after": 0.65}, {"dataset": "subtraction"}, {"base_source": "tiny-b"}]
+)
+def test_slow_sft_is_beside_rl_that_learned_as_much_of_the_same(other):
+    found = beside("learning_rate", ("SFT", 1e-5, 0.2, 0.3))
+    rl = (GRPO, result("d", "DPO", 0.5) | other)
+    measured = BY_NUMBER["5f"].test(evidence(*found.run_results, *rl, study=found.study))
+    assert "RL that learned as much (GRPO) 80 %" in measured.text and measured.runs == 3
+    measured = BY_NUMBER["5f"].test(evidence(*found.run_results, rl[1], study=found.study))
+    assert measured.verdict is UNTESTED
+
+
+def test_equal_weights_hold_in_part_without_random_masks_to_compare_them_with():
+    found = trained((1, 1), equal=(0.95, 0.5))
+    alone = evidence(*found.run_results, masked_runs=found.masked_runs[:1])
+    measured = BY_NUMBER["4c"].test(alone)
+    assert measured.verdict is PART
+    assert measured.text.endswith("no random masks to compare them with")
+    far = evidence(*found.run_results, masked_runs=(masked("g0", "subnetwork", 1, 0.5),))
+    assert BY_NUMBER["4c"].test(far).verdict is FAILS
+
+
+def test_where_nothing_is_sparse_no_share_of_it_is_rounding():
+    measured = BY_NUMBER["7"].test(fp32(0.0, cast=0.0))
+    assert measured.verdict is FAILS and "rounding" not in measured.text
+
+
+def test_the_interval_leaves_out_units_and_not_pairs():
+    # two runs of each of four algorithms: all that differs is the algorithm
+    sides = [(name, name) for name in "abcd" for _ in range(2)]
+    values = [0.1, 0.1, 0.2, 0.2, 0.3, 0.3, 0.4, 0.4]
     low, high = interval(values, sides)
-    assert low == 0.0
-    # r0 drawn k times of 10 (k <= 3 in 97.5 %) is in about 2k/10 of the pairs
-    assert 0.4 < high < 0.7
+    # Student's interval of the four means: 0.25 -+ 3.182 * 0.1291 / 2
+    assert math.isclose(low, 0.25 - 0.2054, abs_tol=1e-4)
+    assert math.isclose(high, 0.25 + 0.2054, abs_tol=1e-4)
     assert interval([0.5], [("a", "b")]) is None
+    assert interval([0.5, 0.4], [("a", "b"), ("a", "c")]) is None, "without a nothing is left"
     same = interval([0.3] * 3, [("a", "b"), ("b", "c"), ("a", "c")])
     assert all(math.isclose(end, 0.3) for end in same)
+
+
+@pytest.mark.parametrize("freedom", [2, 3, 4, 5, 6, 7, 12, 30])
+def test_quantiles_of_student(freedom):
+    assert math.isclose(student(freedom), stats.t.ppf(0.975, freedom), abs_tol=1e-3)
+
+
+def test_an_overlap_is_over_algorithms_where_there_are_enough_of_them():
+    names = ("GRPO", "DPO", "KTO", "PPO")
+    runs = [result(f"{name}-{n}", name, 0.8) for name in names for n in range(3)]
+    # within an algorithm all alike; over runs the interval would be above 0
+    rows = [
+        overlap(f"{name}-{a}", f"{name}-{b}", excess)
+        for name, excess in zip(names, (0.0, 0.02, 0.05, 0.3), strict=True)
+        for a, b in ((0, 1), (0, 2), (1, 2))
+    ]
+    measured = BY_NUMBER["3a"].test(evidence(*runs, overlap_excess=tuple(rows)))
+    assert measured.verdict is FAILS and "interval over 4 algorithms" in measured.text
+    alike = (row | {"excess_share_magnitude": 0.1} for row in rows[3:])
+    few = BY_NUMBER["3a"].test(evidence(*runs, overlap_excess=tuple(alike)))
+    assert few.verdict is PART
+    assert "interval over runs, for DPO and KTO and PPO alone" in few.text

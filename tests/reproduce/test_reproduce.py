@@ -12,7 +12,15 @@ from xml.etree import ElementTree
 import psutil
 import pytest
 
-from rlsparse_ray.reproduce.claims import CLAIMS
+from rlsparse_ray.cluster import Resources
+from rlsparse_ray.corpus import load_corpus
+from rlsparse_ray.plan import make_plan
+from rlsparse_ray.reproduce.answer import as_json
+from rlsparse_ray.reproduce.claims import CLAIMS, judge
+from rlsparse_ray.reproduce.evidence import gather
+from rlsparse_ray.reproduce.layout import Layout
+from rlsparse_ray.reproduce.page import write_page
+from rlsparse_ray.reproduce.phases import Outcome, reproduce
 from rlsparse_ray.reproduce.scale_file import load_scale
 from rlsparse_ray.reproduce.study import make_study
 from rlsparse_ray.upkeep.checks import verify
@@ -52,76 +60,114 @@ def kill_after(out, runs):
         assert not alive
 
 
-def answer(out, *more):
-    ended = subprocess.run(
-        command(out, "--json", *more),
-        env=ray_environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr
-    return json.loads(ended.stdout), ended.stderr
+def written(outcome, docs):
+    """The findings as a program gets them; the page is in the folder `docs`."""
+    write_page(outcome, "quick", docs / "reproduction.md")
+    return json.loads(json.dumps(as_json(outcome)))
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """The quick scale, killed after three runs and gone on with; nobody may change it."""
+def made(tmp_path_factory, local_ray):
+    """The quick scale, killed after three runs and gone on with; nobody may change it.
+
+    It goes on in the Ray of the tests, whose start and imports are there already.
+    """
     out = tmp_path_factory.mktemp("reproduce") / "out"
     kill_after(out, 3)
-    before = done(out)
+    before, layout = done(out), Layout(out)
     assert 3 <= len(before) < len(QUICK.full)
-    found, told = answer(out, "--page", out.parent / "docs" / "reproduction.md")
-    return out, before, found, told
+    killed = layout.session()
+    told = []
+    outcome = reproduce(QUICK, layout, resources=Resources("cpu"), report=told.append)
+    return out, before, written(outcome, out.parent / "docs"), told, killed
+
+
+@pytest.fixture(scope="module")
+def rebuilt(made):
+    """The same once more in a process of its own, from a terminal, when the store is elsewhere."""
+    out, *_ = made
+    (out / "store").rename(out.parent / "again")
+    code, seen = on_terminal("reproduce", "--quick", "--out", out, **ray_environment())
+    assert code == 0
+    return out.parent / "again", " ".join(COLOUR.sub(b"", seen).decode().split())
+
+
+def pairs_of(layout):
+    """The ids of the pairs as their files are now, by name."""
+    return {p.entry.name: p.pair_id for p in make_plan(load_corpus(layout.corpus)).pairs}
 
 
 @pytest.mark.timeout(600)
 def test_it_goes_on_where_it_was_killed(made):
-    out, before, found, told = made
+    out, before, found, told, _ = made
     after = done(out)
     assert sorted(after) == sorted(RUNS) and found["failed"] == {}
     assert {name: after[name] for name in before} == before
     assert f"full runs: {len(QUICK.full) - len(before)} of {len(QUICK.full)} to train" in told
-    assert f"run {len(QUICK.full)} of {len(QUICK.full)}, " in told and "seconds left" in told
+    assert any(
+        line.startswith(f"run {len(QUICK.full)} of {len(QUICK.full)}, ") and "seconds left" in line
+        for line in told
+    )
     assert verify(out / "store") == []
 
 
 @pytest.mark.timeout(600)
-def test_the_store_is_that_of_an_undisturbed_run_and_the_page_the_same(made):
-    out, _, found, _ = made
-    again = out.parent / "again"
-    (out / "store").rename(again)
-    page = out.parent / "docs-again" / "reproduction.md"
-    once_more, told = answer(out, "--page", page)
+def test_the_time_of_the_session_that_was_killed_counts(made):
+    *_, found, _, killed = made
+    assert 0 < killed["seconds"] < found["session"]["seconds"]
+
+
+@pytest.mark.timeout(600)
+def test_the_store_is_that_of_an_undisturbed_run_and_the_page_the_same(made, rebuilt):
+    out, _, found, *_ = made
+    again, told = rebuilt
     for store in (again, out / "store"):
         (store / "lease.json").unlink()
     assert_same_store(again, out / "store")
     assert f"full runs: 0 of {len(QUICK.full)} to train" in told
-    assert once_more == found
-    docs = out.parent / "docs"
+    docs, page = out.parent / "docs", out.parent / "docs-again"
+    layout = Layout(out)
+    records = {run.name: layout.record(run, "cpu") for run in (*QUICK.full, *QUICK.masked)}
+    asked = gather(layout, QUICK, records, pairs_of(layout).values(), {})
+    outcome = Outcome(asked, tuple(judge(asked)), records, layout.session())
+    assert written(outcome, page) == found
     files = sorted(path.relative_to(docs) for path in docs.rglob("*.*"))
     assert len(files) > 4
     for file in files:
-        assert (docs / file).read_bytes() == (page.parent / file).read_bytes()
+        assert (docs / file).read_bytes() == (page / file).read_bytes()
 
 
 @pytest.mark.timeout(600)
-def test_a_terminal_is_told_what_next(made):
+def test_a_terminal_is_told_what_next(made, rebuilt):
     out, *_ = made
-    code, seen = on_terminal("reproduce", "--quick", "--out", out, **ray_environment())
-    told = " ".join(COLOUR.sub(b"", seen).decode().split())
+    _, told = rebuilt
     page = f"rlsparse reproduce --scale quick --out {out} --page reproduction.md"
-    assert code == 0
+    assert "learned nothing and do not count: nano-sft-addition-seed0" in told
     assert told.endswith(f"next: rlsparse report --store {out}/store {page}")
 
 
 @pytest.mark.timeout(600)
+def test_what_runs_were_before_does_not_count(made):
+    """The store keeps the pairs of a run that fails now, or of which the files are others now."""
+    out, *_ = made
+    lost, changed, kept = "tiny-a-grpo-addition-seed1", "nano-sft-addition-seed0", RUNS[0]
+    layout = Layout(out)
+    names, pairs = set(RUNS) - {lost}, pairs_of(layout)
+    pairs[changed] = "of other files"
+    found = gather(layout, QUICK, names, pairs.values(), {lost: "it failed"})
+    assert found.result(kept) and not found.result(lost) and not found.result(changed)
+    assert found.overlap_excess
+    for row in found.overlap_excess:
+        assert not {lost, changed} & {row["name_a"], row["name_b"]}
+
+
+@pytest.mark.timeout(600)
 def test_what_is_found(made):
-    out, _, found, _ = made
+    out, _, found, *_ = made
     assert [row["number"] for row in found["findings"]] == [claim.number for claim in CLAIMS]
     by_number = {row["number"]: row for row in found["findings"]}
     judged = {n for n, row in by_number.items() if row["verdict"] != "not tested"}
-    assert judged >= {"1a", "1b", "2a", "2b", "2c", "4a", "4c", "5e", "5f", "6a", "6b", "6c", "7"}
+    assert judged >= {"1a", "1b", "2a", "2b", "2c", "4a", "4c", "5e", "6a", "6b", "6c", "7"}
     # no weight changed where it was frozen
     trained = {row["trained"]: row for row in by_number["4c"]["rows"]}
     assert [trained[m]["changed where frozen"] for m in ("subnetwork", "complement")] == ["0", "0"]
@@ -132,7 +178,7 @@ def test_what_is_found(made):
 
 @pytest.mark.timeout(600)
 def test_the_page_says_it_all(made):
-    out, _, found, _ = made
+    out, _, found, *_ = made
     docs = out.parent / "docs"
     page = (docs / "reproduction.md").read_text()
     for row in found["findings"]:
@@ -169,7 +215,7 @@ subnetworks:
 def test_a_run_that_fails_is_named_and_the_others_go_on(tmp_path, rlsparse, local_ray):
     (tmp_path / "scale.yaml").write_text(FAILING)
     out = tmp_path / "out"
-    ended = rlsparse("reproduce", "--scale", tmp_path / "scale.yaml", "--out", out)
+    ended = rlsparse("reproduce", "--scale", tmp_path / "scale.yaml", "--out", out, "--json")
     assert ended.code == 1
     lost = "nano-sft-multiplication-seed0"
     failed = [line for line in ended.err.splitlines() if line.startswith("failed:")]
@@ -177,7 +223,9 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(tmp_path, rlsparse, loca
     assert f"{lost}: ValueError: dataset 'multiplication' is not one of addition," in failed[0]
     assert f"{lost}-random: it needs the mask of {lost}, which failed" in failed[1]
     assert sorted(done(out)) == ["nano-sft-addition-seed0", "nano-sft-addition-seed0-random"]
-    assert "learned nothing and do not count: nano-sft-addition-seed0" in ended.out
+    found = json.loads(ended.out)
+    assert found["learned_nothing"] == ["nano-sft-addition-seed0"]
+    assert sorted(found["failed"]) == [lost, f"{lost}-random"]
 
 
 def test_a_plan_trains_nothing(tmp_path, rlsparse):

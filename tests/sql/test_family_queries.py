@@ -6,6 +6,7 @@ import json
 import math
 import re
 import shutil
+from fractions import Fraction
 from statistics import mean, median, stdev
 
 import numpy as np
@@ -18,6 +19,7 @@ from rlsparse_ray.population.overlap import overlap_unit
 from rlsparse_ray.population.overlap_commit import commit_overlaps, commit_units
 from rlsparse_ray.population.overlap_plan import begin, plan_overlaps
 from rlsparse_ray.store import Store as Store_
+from tests.builders import overlap_directly
 from tests.sql.conftest import Pair, Store, Tensor, _row, _write
 from tests.sql.test_queries import measured
 
@@ -458,6 +460,76 @@ def test_permutation_test_finds_the_planted_groups(zoo, zoo_con):
             assert found["smallest_p_value"] <= found["p_value"]
         else:
             assert found["p_value"] > 0.05
+
+
+def test_ties_are_ties_at_any_size(tmp_path):
+    """Lifts of thousands, all multiples of 100,000 / 49: sums of others may be the same number."""
+    runs = []
+    for k in range(8):
+        t = Tensor("w.weight", (250, 400), None, "w", "other", base_xxh3="b")
+        t.exponent, t.level = np.full(100_000, -5), np.zeros(100_000, int)
+        t.level[np.random.default_rng(k).permutation(12)[:7]] = 1
+        t.bucket = t.level
+        runs.append(pair(f"run-{k}", its=[t], algorithm="AB"[k % 2]))
+        _write(tmp_path, runs[-1])
+    (tmp_path / "store.json").write_text(
+        json.dumps({"format": "rlsparse_ray", "schema_version": 1})
+    )
+    with sql.connect(tmp_path, threads=1) as con:
+        (found,) = rows(con, "overlap_permutation", measure="lift_uniform")
+    masks = {p.pair_id: p.tensors[0].level for p in runs}
+    values = {
+        (a, b): Fraction(int((x & y).sum()) * x.size, int(x.sum()) * int(y.sum()))
+        for (a, x), (b, y) in itertools.combinations(masks.items(), 2)
+    }
+    assert min(values.values()) > 1000
+
+    def exactly(order):
+        labels = [p.row["algorithm"] for p in sorted(runs, key=order)]
+        return difference(values, dict(zip(masks, labels, strict=True)))
+
+    observed = exactly(lambda p: p.pair_id)
+    drawn = [exactly(lambda p, r=r: draw(r, p.pair_id).hexdigest()) for r in range(1, 1000)]
+    assert found["difference"] == pytest.approx(float(observed), rel=1e-9)
+    assert found["p_value"] == (1 + sum(d >= observed for d in drawn)) / 1000
+    largest = max([observed, *drawn])
+    assert found["smallest_p_value"] == sum(d == largest for d in [observed, *drawn]) / 1000
+
+
+STATISTICS = (
+    *("sparsity_by_family", "layer_profile", "module_profile", "outliers", "consensus_core"),
+    *("consensus_groups", "overlap_groups", "overlap_permutation", "overlap_excess", "headline"),
+)
+
+
+@pytest.fixture(scope="module")
+def twice(zoo, tmp_path_factory):
+    """A few runs of the zoo, without and with a second pair of one of their tuned models."""
+    runs = [p for p in make_zoo()[0] if p.name.startswith(("grpo-", "dpo-"))]
+    places = [tmp_path_factory.mktemp("zoo") / name for name in ("once", "twice")]
+    for place in places:
+        for p in runs:
+            _write(place, p)
+        shutil.copy(zoo.place / "store.json", place)
+    again = make_zoo()[0][0]
+    again.pair_id, again.row["name"] = "twin-0", "twin"
+    _write(places[1], again)
+    for place in places:
+        overlap_directly(place)
+    return places
+
+
+@pytest.mark.parametrize("query", STATISTICS)
+def test_a_tuned_model_under_two_names_is_one_run(twice, query):
+    found = []
+    for place in twice:
+        with sql.connect(place, threads=1) as con:
+            found.append(rows(con, query))
+    assert found[0]
+    for once, again in zip(*found, strict=True):
+        assert again == {
+            c: pytest.approx(v, rel=1e-12) if isinstance(v, float) else v for c, v in once.items()
+        }
 
 
 def test_the_loud_run_is_an_outlier(zoo_con):

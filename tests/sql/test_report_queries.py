@@ -315,6 +315,21 @@ def test_excess_tells_unknown_labels_and_other_bases(runs, runs_con, tmp_path):
     assert row["lift_uniform"] > 1
 
 
+def test_where_chance_fills_the_smaller_mask_there_is_no_excess_share(runs, tmp_path):
+    """One busy row and one busy column: the margins expect 21 of 19 weights in common."""
+    cross = np.zeros((10, 10), int)
+    cross[0], cross[:, 0] = 1, 1
+    crossed = []
+    for k in range(2):
+        t = Tensor("w.weight", (10, 10), None, "w", "other", base_xxh3="b")
+        t.exponent, t.level, t.bucket = np.full(100, -5), cross.ravel(), cross.ravel()
+        crossed.append(pair(f"cross-{k}", its=[t]))
+    (row,) = rows(made_of(tmp_path, runs, crossed), "overlap_excess")
+    assert row["shared"] == row["changed_a"] == 19
+    assert row["lift_margins"] < 1 and row["excess_share_margins"] is None
+    assert row["excess_share_uniform"] == row["excess_share_magnitude"] == 1
+
+
 def test_headline_of_two_runs_has_no_interval(runs, tmp_path):
     con = made_of(tmp_path, runs, [p for p in runs.pairs if p.name.startswith("two-")])
     found = rows(con, "headline")

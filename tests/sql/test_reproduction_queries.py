@@ -204,19 +204,16 @@ def expected(one, other, baseline):
 
 def test_overlap_excess(con):
     found = rows(con, "overlap_excess")
+    # the tuned models of the others are there already
+    runs = [name for name in PAIRS if name != "elsewhere" and "-against-" not in name]
     assert {frozenset(key) for key in found} == {
-        frozenset(pair) for pair in itertools.combinations(PAIRS, 2)
+        frozenset(pair) for pair in itertools.combinations(runs, 2)
     }
     for (one, other), row in found.items():
         a, b = (np.concatenate([mask(n, t) for t in KEYS]) for n in (one, other))
         shared, smaller = int((a & b).sum()), min(int(a.sum()), int(b.sum()))
         assert row["shared"] == shared
-        baselines = ["uniform", "tensor"]
-        if PAIRS[one].base == PAIRS[other].base:
-            baselines.append("magnitude")
-        else:
-            assert row["excess_share_magnitude"] is None
-        for baseline in baselines:
+        for baseline in ("uniform", "tensor", "magnitude"):
             chance = expected(one, other, baseline)
             share = (shared - chance) / (smaller - chance)
             assert row[f"excess_share_{baseline}"] == pytest.approx(share), baseline
@@ -242,3 +239,25 @@ def test_masked_runs(con):
     assert found["grpo-0-complement"]["equal_share_exact"] is None
     leaked = {name: row["leaked"] for name, row in found.items()}
     assert leaked == {"grpo-0-subnetwork": 7, "grpo-0-random": None, "grpo-0-complement": 0}
+
+
+def test_the_full_run_of_a_name_is_that_on_the_same_base(tmp_path):
+    """Two corpora of one store may have runs of one name."""
+    for number, name in enumerate(("base", "other", "grpo-0", "dpo-0", "random", "complement")):
+        written = write_model(tmp_path / name, MODELS[name])
+        os.utime(written / "model.safetensors", (0, number))
+
+    def extract(pairs):
+        corpus = write_corpus(tmp_path / "corpus.yaml", pairs)
+        extract_directly(corpus, tmp_path / "store")
+        with sql.connect(tmp_path / "store", threads=1) as con:
+            return sql.run_query(con, "masked_runs").to_pylist()
+
+    labels = PAIRS["grpo-0-complement"].labels
+    full = {"name": "grpo-0", "base": "base", "tuned": "grpo-0", "labels": PAIRS["grpo-0"].labels}
+    masked = {"name": "m", "base": "base", "tuned": "complement", "labels": labels}
+    extract([full, masked])
+    (row,) = extract([full | {"base": "other", "tuned": "random"}])
+    assert (row["name"], row["name_full"], row["leaked"]) == ("m", "grpo-0", 0)
+    with pytest.raises(QueryError, match="mask_of of m: run name grpo-0 is ambiguous: ids grpo-0"):
+        extract([full | {"tuned": "dpo-0"}])

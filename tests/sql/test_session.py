@@ -132,6 +132,10 @@ def test_values_are_bound(con):
         ("overlap", {"a": "dpo", "b": "x"}, "no pair named x; FROM pairs lists them"),
         ("overlap", {"a": "dpo", "b": "dpo", "criterion": "abs:1e-5"}, "dpo keeps no masks of cri"),
         ("overlap_matrix", {"criterion": "abs:9"}, "no pair counts criterion abs:9; counted are: "),
+        *(
+            (name, {"criterion": "abs:1e-4"}, "no pair keeps masks of abs:1e-4, only of .*exact")
+            for name in ("overlap_lifts", "overlap_matrix", "consensus_core", "trajectory_summary")
+        ),
         ("sparsity_by_pair", {"criterion": "abs:9"}, "no pair counts criterion abs:9"),
         ("tolerance_sweep", {"pair": "x"}, "no pair named x"),
     ],

@@ -114,6 +114,7 @@ def trajectory(name, criterion):
             "trajectory": name,
             "step": step,
             "numel": len(moved),
+            "numel_left_out": 0,
             "changed_from_start": int(kept.sum()),
             "sparsity_from_start": as_sparsity(kept),
             "changed_consecutive": int(moved.sum()),
@@ -136,6 +137,7 @@ def locality(name, criterion):
             "trajectory": name,
             "step": step,
             "numel": len(moved),
+            "numel_left_out": 0,
             "moved": int(moved.sum()),
             "touched_before": int(before.sum()),
             "moved_again": again,
@@ -149,7 +151,7 @@ def summary(name, criterion):
     each = list(sets(name, criterion))
     step, _, _, touched, final = each[-1]
     last = list(trajectory(name, criterion))[-1]
-    copied = ("numel", "never_touched", "touched_and_back", "kept", "drifted")
+    copied = ("numel", "numel_left_out", "never_touched", "touched_and_back", "kept", "drifted")
     shares = ("never_touched_share", "touched_and_back_share", "kept_share")
     updates = sum(int(moved.sum()) for _, moved, _, _, _ in each)
     outside = sum(int((moved & ~final).sum()) for _, moved, _, _, _ in each)
@@ -210,7 +212,8 @@ def test_a_criterion_without_masks_has_sparsities_only(con):
     assert len(rows) == 8
     assert all(row["sparsity_from_start"] is not None for row in rows)
     assert all(row["never_touched"] is None and row["kept_share"] is None for row in rows)
-    assert sql.run_query(con, "temporal_locality", {"criterion": "abs:1e-4"}).num_rows == 0
+    with pytest.raises(QueryError, match="no pair keeps masks of abs:1e-4"):
+        sql.run_query(con, "temporal_locality", {"criterion": "abs:1e-4"})
 
 
 def test_the_three_shares_add_up_to_one(con):
@@ -277,3 +280,54 @@ def test_without_the_final_mask_there_is_no_end(con, without):
 def test_a_run_counts_once(con):
     names = sql.run_sql(con, "SELECT name FROM runs ORDER BY name")["name"].to_pylist()
     assert names == ["a", "a@0-40", "b@0-40"]
+
+
+EMBEDDING = "model.embed_tokens.weight"
+
+
+@pytest.fixture(scope="module")
+def grown(tmp_path_factory):
+    """The run `a`, whose embedding gets 4 rows between the start and the first checkpoint."""
+    folder = tmp_path_factory.mktemp("grown")
+    small, rows = weights(90, (100, 16)), weights(91, (4, 16))
+    large = [np.concatenate([small, rows])]
+    for k in range(3):
+        bits = large[-1].view(np.int16).copy()
+        bits[np.random.default_rng(k).random(bits.shape) < 0.9] += 1
+        large.append(bits.view(BF16))
+    text = "version: 1\ntrajectories:\n  - name: a\n    spans: [1, 2]\n    checkpoints:\n"
+    for place, (step, model) in enumerate(zip(STEPS[:4], RUNS["a"], strict=False)):
+        written = write_model(
+            folder / f"a-{step}", model | {EMBEDDING: large[place] if place else small}
+        )
+        os.utime(written / "model.safetensors", (step, len(text)))
+        text += f"      - {{model: ./a-{step}, step: {step}}}\n"
+    (folder / "corpus.yaml").write_text(text)
+    extract_directly(folder / "corpus.yaml", folder / "store")
+    with sql.connect(folder / "store", threads=1) as con:
+        yield con
+
+
+@pytest.mark.parametrize("query", ["trajectory", "temporal_locality"])
+def test_what_changes_its_shape_is_left_out_at_every_checkpoint(grown, query):
+    """Every number of every row is that of the other tensors, and the rest is counted."""
+    found = sql.run_query(grown, query).to_pylist()
+    wanted = list(ORACLES[query]("a", "exact"))[: len(found)]
+    assert len(found) == {"trajectory": 3, "temporal_locality": 2}[query]
+    left_out = {5: 1600, 12: 1664, 20: 1664}
+    for got, want in zip(found, wanted, strict=True):
+        assert got["numel_left_out"] == left_out[got["step"]]
+        for column, value in want.items():
+            if column == "sparsity_by_span":
+                assert dict(got[column]) == pytest.approx(value, rel=1e-12)
+            elif column != "numel_left_out":
+                near = pytest.approx(value, rel=1e-12) if isinstance(value, float) else value
+                assert got[column] == near, column
+
+
+def test_a_summary_counts_what_changes_its_shape(grown):
+    (row,) = sql.run_query(grown, "trajectory_summary").to_pylist()
+    assert (row["last_step"], row["numel_left_out"]) == (20, 1664)
+    assert row["numel"] == sum(int(np.prod(shape)) for shape in SHAPES.values())
+    locality_ = [r["temporal_locality"] for r in locality("a", "exact")][:2]
+    assert row["mean_temporal_locality"] == pytest.approx(np.mean(locality_), rel=1e-12)

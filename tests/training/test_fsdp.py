@@ -14,7 +14,14 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor, init_device_mesh
+from torch.distributed.tensor import (
+    DTensor,
+    Partial,
+    Replicate,
+    Shard,
+    distribute_tensor,
+    init_device_mesh,
+)
 from torch.nn.parallel import DistributedDataParallel
 
 from rlsparse_ray.errors import TrainingError
@@ -48,6 +55,7 @@ def work(rank, port, folder: Path):
     check_clipping_and_sgd()
     check_ddp()
     check_placements()
+    check_partial_gradients()
     (folder / f"{rank}.done").touch()
     dist.destroy_process_group()
 
@@ -160,3 +168,28 @@ def check_placements():
         weight.grad = distribute_tensor(torch.ones(5, 7), mesh, [placement])
         SubnetworkSGD([("weight", weight)], sub, lr=1.0).step()
         assert torch.equal(weight.full_tensor(), torch.where(mask, values - 1, values))
+
+
+def check_partial_gradients():
+    """Copies of a weight under a batch in shards: every process has a summand of the gradient."""
+    mesh = init_device_mesh("cpu", (WORLD,))
+    random = torch.Generator().manual_seed(0)
+    values, x = torch.randn(5, 7, generator=random), torch.randn(4, 7, generator=random)
+    batch, mask = distribute_tensor(x, mesh, [Shard(0)]), values > 0
+    want = torch.where(mask, values - 2 * x.sum(0), values)
+    for mask_gradients in (False, True):
+        weight = torch.nn.Parameter(distribute_tensor(values.clone(), mesh, [Replicate()]))
+        sub = Subnetwork.from_masks({"weight": mask})
+        ours = SubnetworkSGD([("weight", weight)], sub, lr=1.0, mask_gradients=mask_gradients)
+        for _ in range(2):
+            batch.mm(weight.t()).sum().backward()
+        assert weight.grad.placements == ((Replicate() if mask_gradients else Partial()),)
+        ours.step()
+        assert torch.allclose(weight.to_local(), want, atol=1e-5)
+        # summands of a weight in shards; the second process has none of the entries
+        weight = torch.nn.Parameter(distribute_tensor(values.clone(), mesh, [Shard(0)]))
+        rows = torch.arange(5)[:, None].expand(5, 7) < 2
+        sub = Subnetwork.from_masks({"weight": rows})
+        weight.grad = DTensor.from_local(torch.ones(5, 7), mesh, [Partial()])
+        SubnetworkSGD([("weight", weight)], sub, lr=1.0).step()
+        assert torch.equal(weight.full_tensor(), torch.where(rows, values - WORLD, values))

@@ -204,8 +204,8 @@ def test_groups_schedule_clipping_and_accumulation(cls, torch_cls, settings):
 
 def test_closure_and_parameters_without_gradients():
     net, start, masks = twins()
-    net[3].weight.requires_grad_(False)
     ours = SubnetworkAdamW(net.named_parameters(), Subnetwork.from_masks(masks), lr=1e-2)
+    net[3].weight.requires_grad_(False)
     seen = []
 
     def closure():
@@ -267,6 +267,57 @@ def test_a_state_of_something_else_is_refused():
     assert same_bits(net, before)
 
 
+def saved_state(net, sub, **settings):
+    ours = SubnetworkAdamW(net.named_parameters(), sub, **settings)
+    train(net, ours, range(1))
+    return ours.state_dict()
+
+
+@pytest.mark.parametrize("master", [False, True])
+def test_a_state_of_another_precision_is_refused(master):
+    """Moments and masters of the other kind would be lost, or kept where nobody wants them."""
+    net = small_net(torch.bfloat16)
+    sub = subnetwork_of(net)
+    state = saved_state(net, sub, master_weights=master)
+    for dtype, now in ((torch.bfloat16, not master), (torch.float32, master)):
+        other = SubnetworkAdamW(small_net(dtype).named_parameters(), sub, master_weights=now)
+        with pytest.raises(
+            TrainingError, match=r"state is of weights in bfloat16.*same master_weights"
+        ):
+            other.load_state_dict(state)
+        assert not other.state
+
+
+def test_masters_make_no_difference_to_the_state_of_fp32_weights():
+    net = small_net()
+    sub = subnetwork_of(net)
+    state = saved_state(net, sub, master_weights=True)
+    SubnetworkAdamW(net.named_parameters(), sub).load_state_dict(state)
+
+
+def test_a_state_goes_by_the_weights_that_are_trained():
+    """Neither wrappers' names nor what the masks are called are in its identity."""
+    net, other, masks = twins()
+    state = saved_state(net, Subnetwork.from_masks(masks, "pair grpo, exact"))
+    wrapped = [
+        (f"module.{name}".replace("2.", "2._orig_mod."), p) for name, p in other.named_parameters()
+    ]
+    again = SubnetworkAdamW(wrapped, Subnetwork.from_masks(masks, "mask core, all of 2"))
+    other.load_state_dict(net.state_dict())
+    again.load_state_dict(state)
+    train(other, again, range(1, 3))
+    ours = SubnetworkAdamW(net.named_parameters(), Subnetwork.from_masks(masks))
+    ours.load_state_dict(state)
+    train(net, ours, range(1, 3))
+    assert same_bits(net, other)
+    masks["0.weight"][0, 0] ^= True
+    changed = SubnetworkAdamW(net.named_parameters(), Subnetwork.from_masks(masks, "mask core"))
+    with pytest.raises(
+        TrainingError, match=r"of pair grpo, exact \(\w+\), .* of mask core \(\w+\)"
+    ):
+        changed.load_state_dict(state)
+
+
 class Tied(nn.Module):
     def __init__(self):
         super().__init__()
@@ -285,17 +336,15 @@ def step_tied(net, ours):
 
 
 @pytest.mark.parametrize("repeated", [False, True])
-@pytest.mark.parametrize("known", [("embed.weight",), ("embed.weight", "head.weight")])
-def test_tied_weights_count_once(repeated, known):
+@pytest.mark.parametrize("head", ["absent", "the same", "a part"])
+def test_tied_weights_count_once(repeated, head):
+    """A checkpoint may store the head beside the embedding: the model has one parameter."""
     mask = torch.rand(11, 6, generator=torch.Generator().manual_seed(1)) < 0.4
     net, dense = Tied(), Tied()
-    sub = Subnetwork.from_masks(dict.fromkeys(known, mask))
-    named = net.named_parameters(remove_duplicate=not repeated)
-    if len(known) == 2 and not repeated:
-        with pytest.raises(TrainingError, match=r"1 tensors .* lacks: head\.weight"):
-            SubnetworkAdamW(named, sub)
-        return
-    ours = SubnetworkAdamW(named, sub, lr=1e-2)
+    part = mask & (torch.arange(6) < 3)
+    heads = {"absent": {}, "the same": {"head.weight": mask}, "a part": {"head.weight": part}}
+    sub = Subnetwork.from_masks({"embed.weight": mask, **heads[head]})
+    ours = SubnetworkAdamW(net.named_parameters(remove_duplicate=not repeated), sub, lr=1e-2)
     assert [len(g["params"]) for g in ours.param_groups] == [1]
     start = net.embed.weight.detach().clone()
     step_tied(net, ours)
@@ -304,11 +353,28 @@ def test_tied_weights_count_once(repeated, known):
     assert ours.state_bytes().state == 8 * int(mask.sum())
 
 
-def test_tied_weights_with_two_masks_are_refused():
+@pytest.mark.parametrize("repeated", [False, True])
+def test_tied_weights_with_two_masks_are_refused(repeated):
     net = Tied()
-    masks = {"embed.weight": torch.ones(11, 6) > 0, "head.weight": torch.ones(11, 6) < 0}
-    with pytest.raises(TrainingError, match=r"embed\.weight and head\.weight are one parameter"):
-        SubnetworkAdamW(net.named_parameters(remove_duplicate=False), Subnetwork.from_masks(masks))
+    left = torch.arange(6).expand(11, 6) < 3
+    sub = Subnetwork.from_masks({"embed.weight": left, "head.weight": ~left})
+    with pytest.raises(TrainingError, match=r"head\.weight .*embed\.weight.*leave one of them out"):
+        SubnetworkAdamW(net.named_parameters(remove_duplicate=not repeated), sub)
+    one = Subnetwork({name: sub[name] for name in sub if name != "embed.weight"})
+    with pytest.raises(TrainingError, match=r"lacks: head\.weight; .*remove_duplicate=False"):
+        SubnetworkAdamW(net.named_parameters(), one)
+    SubnetworkAdamW(net.named_parameters(remove_duplicate=False), one)
+
+
+def test_the_head_of_a_model_with_another_head_is_not_its_embedding():
+    """A reward model has `score` and lacks the head that the pair trained."""
+    masks = dict.fromkeys(("embed.weight", "head.weight"), torch.ones(11, 6) > 0)
+    named = {
+        "embed.weight": nn.Parameter(torch.ones(11, 6)),
+        "score.weight": nn.Parameter(torch.ones(1, 6)),
+    }
+    with pytest.raises(TrainingError, match=r"1 tensors that the model lacks: head\.weight"):
+        SubnetworkAdamW(named.items(), Subnetwork.from_masks(masks))
 
 
 def test_the_norm_counts_the_subnetwork_alone_with_mask_gradients():
@@ -429,6 +495,10 @@ def test_gradients_and_layouts_that_cannot_be():
     table(torch.tensor([1])).sum().backward()
     with pytest.raises(TrainingError, match="weight: its gradient is sparse"):
         ours.step()
+    table.zero_grad()
+    SubnetworkAdamW(table.named_parameters(), sub, mask_gradients=True)
+    with pytest.raises(TrainingError, match="weight: its gradient is sparse"):
+        table(torch.tensor([1])).sum().backward()
     turned = nn.Parameter(torch.ones(3, 7).t())
     with pytest.raises(TrainingError, match="weight: not contiguous"):
         SubnetworkAdamW([("weight", turned)], sub)
@@ -438,6 +508,16 @@ def test_gradients_and_layouts_that_cannot_be():
     late.param_groups[0]["momentum"] = 0.9
     with pytest.raises(TrainingError, match="momentum was 0 at the first step"):
         late.step()
+
+
+def test_tensors_of_the_subnetwork_that_require_no_gradient_are_refused():
+    net, _, masks = twins()
+    net.requires_grad_(False)
+    net[0].weight.requires_grad_(True)
+    with pytest.raises(TrainingError, match=r"3 tensors .* gradients, 0\.bias the first: call"):
+        SubnetworkAdamW(net.named_parameters(), Subnetwork.from_masks(masks))
+    masks = {name: mask & (name == "0.weight") for name, mask in masks.items()}
+    SubnetworkAdamW(net.named_parameters(), Subnetwork.from_masks(masks))
 
 
 def test_added_parameters_are_frozen():

@@ -1,9 +1,11 @@
 """Models on a hub: the real client against a hub of our own, with every fault it may have."""
 
 import re
+import resource
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,11 +16,13 @@ from hypothesis import strategies as st
 
 import rlsparse_ray
 from rlsparse_ray.errors import CheckpointError
-from rlsparse_ray.weights import open_checkpoint
+from rlsparse_ray.weights import FileRef, open_checkpoint
 from rlsparse_ray.weights.hub import HubFolder, open_hub
 from rlsparse_ray.weights.hub_address import HubAddress, parse_address
 from rlsparse_ray.weights.hub_cache import cache_files, cached_file
 from rlsparse_ray.weights.hub_ranges import HubRanges
+from rlsparse_ray.weights.hub_resolve import Locations
+from rlsparse_ray.weights.hub_room import room_for
 from tests.builders import small_model, write_model
 from tests.servers.hub import HubServer
 from tests.servers.proxy import Rule
@@ -240,6 +244,23 @@ def test_an_expired_signature_is_renewed_once(hub, base):
     assert len([r for r in hub.proxy.log if "resolve" in r.path]) == 1
 
 
+def test_a_process_asks_once_where_a_file_is(hub, base):
+    file = open_hub("hf://acme/base").files[MODEL]
+    for _ in range(3):
+        ranges = HubRanges()
+        ranges.read_into(file, 0, memoryview(bytearray(100)))
+        ranges.close()
+    assert [r.method for r in hub.proxy.log if "resolve" in r.path] == ["HEAD"]
+
+
+def test_few_locations_are_kept(hub, base):
+    locations = Locations(most=1)
+    files = open_hub("hf://acme/base").files
+    for name in (MODEL, MODEL, "config.json", MODEL):
+        locations.get(files[name])
+    assert len([r for r in hub.proxy.log if "resolve" in r.path]) == 3
+
+
 def test_a_storage_host_that_goes_on_refusing(hub, base):
     folder = open_hub("hf://acme/base")
     hub.proxy.rules.append(Rule("/cdn/", times=None, status=403))
@@ -267,14 +288,70 @@ def test_what_fails_for_a_moment_is_asked_again(hub, base, status, where):
     assert [r.status for r in hub.proxy.log].count(status) == 1
 
 
-def test_the_pause_that_is_asked_for_is_kept(hub, base, monkeypatch):
-    pauses = []
-    monkeypatch.setattr("time.sleep", pauses.append)
-    monkeypatch.setenv("RLSPARSE_RETRY_SECONDS", "3")
-    hub.proxy.rules.append(Rule("GET /cdn/", status=429, headers={"Retry-After": "1"}))
-    hub.proxy.rules.append(Rule("GET /api/", status=429, headers={"RateLimit": '"api";r=0;t=2'}))
+class Clock:
+    """Time that passes by sleeping alone."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.pauses: list[float] = []
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The clock of the waits for the hub."""
+    clock = Clock()
+    monkeypatch.setattr("rlsparse_ray.weights.hub_patience.time", clock)
+    monkeypatch.setattr("rlsparse_ray.weights.hub_patience._notice.until", 0.0)
+    return clock
+
+
+WINDOW = {"RateLimit": '"api";r=0;t=300'}
+
+
+def test_the_pause_that_is_asked_for_is_kept(hub, base, clock, caplog):
+    """The hub's windows are longer than the time after which a fault is given up."""
+    hub.proxy.rules.append(Rule("HEAD", status=429, headers={"Retry-After": "1"}))
+    hub.proxy.rules.append(Rule("GET /api/", status=429, headers=WINDOW))
     assert read(open_hub("hf://acme/base"), MODEL) == (base / MODEL).read_bytes()
-    assert pauses == [2, 1]
+    assert [int(pause / asked) for pause, asked in zip(clock.pauses, (300, 1), strict=True)] == [
+        1,
+        1,
+    ]
+    (line,) = caplog.messages
+    assert re.fullmatch(rf"{hub.endpoint} answers 429: waiting 3\d\d s, as it asks", line)
+
+
+def test_threads_that_wait_together_say_so_once(hub, base, clock, caplog):
+    hub.proxy.rules.append(Rule("GET /api/", times=4, status=429, headers=WINDOW))
+    # one after the other: the clock stands still while others wait
+    clock.sleep = clock.pauses.append
+    for _ in range(4):
+        open_hub("hf://acme/base")
+    assert len(caplog.messages) == 1
+    assert len(set(clock.pauses)) == 4, "all would come back at once"
+
+
+def test_a_fault_after_a_pause_has_its_own_time(hub, base, clock):
+    hub.proxy.rules.append(Rule("GET /api/", status=429, headers=WINDOW))
+    hub.proxy.rules.append(Rule("GET /api/", times=2, status=503))
+    assert open_hub("hf://acme/base").revision == hub.sha("acme/base")
+
+
+@pytest.mark.parametrize(("asked", "tries"), [(300, [4]), (331, [1]), (0, range(4, 12))])
+def test_a_hub_that_always_asks_for_a_pause_is_given_up(hub, base, clock, asked, tries):
+    headers = {"Retry-After": f"{asked}"}
+    hub.proxy.rules.append(Rule("GET /api/", times=None, status=429, headers=headers))
+    message = refusal(open_hub, "hf://acme/base")
+    found = int(re.search(r"answers 429 \((\d+) tries in \d+ s\): run again later", message)[1])
+    assert found in tries
+    assert clock.now < 4 * 330
 
 
 def test_a_hub_that_goes_on_failing_is_given_up(hub, base, monkeypatch):
@@ -487,27 +564,72 @@ def test_a_download_into_the_cache_outlasts_a_fault(hub, base, fault):
     assert path.read_bytes() == (base / MODEL).read_bytes()
 
 
-def test_a_cache_that_cannot_be_written(hub, base, monkeypatch, tmp_path):
+@pytest.fixture
+def silent(monkeypatch):
+    """As a process is that has not yet said that it does not cache."""
+    monkeypatch.setattr("rlsparse_ray.weights.hub_cache._said", [])
+
+
+def assert_read_by_ranges(folder, base):
+    """The cache is asked for, and what it does not take is read all the same."""
+    cache_files(folder.files.values())
+    for name in folder.files:
+        assert cached_file(folder.files[name]) is None
+        assert read(folder, name) == (base / name).read_bytes()
+
+
+def test_a_cache_that_cannot_be_written(hub, base, monkeypatch, tmp_path, silent, caplog):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "file" / "cache"))
-    file = open_hub("hf://acme/base").files[MODEL]
-    assert refusal(cache_files, [file]).startswith(
-        f"{file.path}: cannot be kept in {tmp_path / 'file' / 'cache'}: "
-    )
+    assert_read_by_ranges(open_hub("hf://acme/base"), base)
+    (line,) = caplog.messages
+    assert "Not a directory" in line
+    assert f"cannot be kept in {tmp_path / 'file' / 'cache'}, so it is read by ranges" in line
 
 
-def test_nothing_is_cached_where_there_is_no_room(hub, base, monkeypatch):
-    files = list(open_hub("hf://acme/base").files.values())
-    need = sum(file.size for file in files)
-    usage = type("Usage", (), {"free": need - 1})
-    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
-    hub.proxy.forget()
-    assert "2 files to cache need 0.0 GB, but 0.0 GB are free: free some" in refusal(
-        cache_files, files
-    )
-    assert not hub.proxy.log
-    usage.free = need
-    cache_files(files)
+def test_nothing_is_cached_where_there_is_no_room(hub, base, monkeypatch, silent, caplog):
+    folder = open_hub("hf://acme/base")
+    disk = SimpleNamespace(total=0, free=min(file.size for file in folder.files.values()) - 1)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: disk)
+    assert_read_by_ranges(folder, base)
+    assert "GB do not fit: cannot be kept in" in caplog.text
+    disk.free = sum(file.size for file in folder.files.values())
+    disk.total = 20 * disk.free
+    cache_files([folder.files[MODEL]])
+    assert cached_file(folder.files[MODEL]) is None, "a twentieth of the disk is left to others"
+    disk.total = 0
+    cache_files(folder.files.values())
+    assert None not in map(cached_file, folder.files.values())
+    assert len(caplog.messages) == 1
+
+
+def test_a_disk_that_is_full_before_the_end(hub, base, tmp_path, silent, caplog):
+    folder = open_hub("hf://acme/base")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        cache_files([folder.files[MODEL]])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "File too large: cannot be kept in" in caplog.text
+    assert not list(tmp_path.rglob("*.incomplete"))
+    assert read(folder, MODEL) == (base / MODEL).read_bytes()
+
+
+def test_downloads_at_once_do_not_share_the_same_room(tmp_path, monkeypatch):
+    disk = SimpleNamespace(total=0, free=25)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: disk)
+    one, same, other = (FileRef("hf://a/b/c", 15, stamp) for stamp in ("1", "1", "2"))
+    with room_for(one, tmp_path) as fits, room_for(same, tmp_path) as again:
+        assert fits and again
+        with room_for(other, tmp_path) as too:
+            assert not too
+    # of a process that was killed
+    claims = tmp_path / ".locks" / "rlsparse"
+    (claims / "3.claim").write_text("15")
+    with room_for(other, tmp_path) as fits:
+        assert fits
+    assert [path.name for path in claims.iterdir()] == ["lock"]
 
 
 # discovery: what the hub tells of descendants

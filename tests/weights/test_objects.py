@@ -245,6 +245,24 @@ def test_a_service_that_does_not_exist(uploaded, settings_of):
     refused(f"{uploaded}/base", "check the network and AWS_ENDPOINT_URL")
 
 
+def test_an_endpoint_for_s3_alone(s3, uploaded, settings_of):
+    settings_of(AWS_ENDPOINT_URL=None, AWS_ENDPOINT_URL_S3=s3.environment["AWS_ENDPOINT_URL"])
+    assert open_checkpoint(f"{uploaded}/base").tensors
+
+
+@pytest.mark.parametrize("status", [301, 400, 405])
+def test_a_refusal_is_no_fault_of_the_network(s3, uploaded, settings_of, status):
+    settings_of(RLSPARSE_RETRY_SECONDS="0.5")
+    s3.proxy.rules.append(Rule(status=status, times=None))
+    refused(f"{uploaded}/base", "AWS_REGION")
+
+
+def test_what_no_bucket_can_have(s3):
+    for address in ("s3://models/org//base", "s3://models/org/../base"):
+        refused(address, "is no part of a key: correct the address")
+    assert not s3.proxy.log
+
+
 def test_google_cloud_storage(folder, tmp_path, monkeypatch):
     with gcs_server(tmp_path) as gcs:
         for name, value in gcs.environment.items():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 from rlsparse_ray.reproduce.claims.claim import (
     Claim,
@@ -21,13 +23,15 @@ from rlsparse_ray.reproduce.claims.compared import (
     ALIKE,
     Compared,
     alike,
+    alike_gains,
     answers_differ,
     by_setting,
     gain,
+    judged,
     ratio_clips,
     table,
 )
-from rlsparse_ray.reproduce.evidence import Evidence
+from rlsparse_ray.reproduce.evidence import Evidence, Row
 
 LITTLE = 0.05
 LITTLE_IN_PART = 0.10
@@ -60,10 +64,10 @@ def _matters_little(varies: str) -> Callable[[Evidence], Measured]:
         }
         (algorithm, what), most = max(moved.items(), key=lambda item: abs(item[1]))
         said = f"largest difference of sparsity {100 * most:+.1f} points ({algorithm}, {what})"
-        return Measured(
+        return judged(
             grade(-abs(most), -LITTLE, -LITTLE_IN_PART),
             f"{said}; {never}" if never else said,
-            2 * len(acted),
+            acted,
             rows,
         )
 
@@ -106,10 +110,10 @@ def _data_matters(evidence: Evidence) -> Measured:
         said = _gains(differ, "on own samples", "on given answers")
         return untested(f"{said}; {_NOT_ALIKE}", table(evidence, found))
     more = [row["sparsity"] - usual["sparsity"] for _, row, usual in same]
-    return Measured(
+    return judged(
         grade(mean(more), MUCH, MUCH_IN_PART),
         f"sparsity on own samples less that on given answers: {points(more)}",
-        2 * len(same),
+        same,
         table(evidence, found),
     )
 
@@ -124,18 +128,38 @@ def _rate_matters_less(evidence: Evidence) -> Measured:
     ]
     if not found:
         return untested("no SFT run at a learning rate of RL learned")
-    same = {row["learning_rate"] for _, row, _ in found}
-    rl = mean(r["sparsity"] for r in evidence.main_rl() if r["learning_rate"] in same)
+    rows = table(evidence, evidence.compared("learning_rate"))
+    beside = {_condition(row) for _, row, _ in found}
+    rl = [row for row in evidence.main_rl() if _condition(row) in beside]
+    slow = [row for _, row, _ in found]
+    gained = mean(map(gain, slow))
+    like = [row for row in rl if alike_gains(gain(row), gained)]
+    if not like:
+        said = f"gain in reward of RL {mean(map(gain, rl)):.3f}, of SFT at RL's rate {gained:.3f}"
+        return untested(f"{said}; {_NOT_ALIKE}", rows)
+    return _gap_left(like, found, rows)
+
+
+def _condition(row: Row) -> tuple[Any, ...]:
+    return row["base_source"], row["dataset"], row["learning_rate"]
+
+
+def _gap_left(like: list[Row], found: list[Compared], rows: list[Row]) -> Measured:
+    """The verdict from RL runs that learned as much as slow SFT, if they are sparser than SFT."""
+    rl = mean(row["sparsity"] for row in like)
     slow = mean(row["sparsity"] for _, row, _ in found)
     usual = mean(row["sparsity"] for _, _, row in found)
-    left = (rl - slow) / (rl - usual)
-    return Measured(
-        grade(left, KEPT_GAP, KEPT_GAP_IN_PART),
-        f"sparsity of RL {rate(rl)}, of SFT at its own rate {rate(usual)}, of SFT at RL's rate "
-        f"{rate(slow)}: {rate(left)} of the gap is left",
-        2 * len(found),
-        table(evidence, evidence.compared("learning_rate")),
+    algorithms = ", ".join(dict.fromkeys(row["algorithm"] for row in like))
+    said = (
+        f"sparsity of RL that learned as much ({algorithms}) {rate(rl)}, of SFT at its own rate "
+        f"{rate(usual)}, of SFT at RL's rate {rate(slow)}"
     )
+    if rl - usual < LITTLE:
+        return untested(f"{said}: RL is not the sparser one, so there is no gap", rows)
+    left = (rl - slow) / (rl - usual)
+    text = f"{said}: {rate(left)} of the gap is left"
+    measured = judged(grade(left, KEPT_GAP, KEPT_GAP_IN_PART), text, found, rows)
+    return replace(measured, runs=measured.runs + len(like))
 
 
 def _optimizer(evidence: Evidence) -> Measured:
@@ -146,11 +170,11 @@ def _optimizer(evidence: Evidence) -> Measured:
     if not same:
         return untested(f"{_gains(found, 'with SGD', 'with AdamW')}; {_NOT_ALIKE}", rows)
     density = [row["density"] for _, row, _ in same]
-    return Measured(
+    return judged(
         grade(-mean(density), -TINY_DENSITY, -TINY_DENSITY_IN_PART),
         f"density with SGD {percent(density)}, with AdamW "
         f"{percent(usual['density'] for _, _, usual in same)}",
-        2 * len(same),
+        same,
         rows,
     )
 
@@ -227,7 +251,9 @@ CLAIMS = (
         "What parts SFT from RL is not just its learning rate",
         "disputed: SFT at 5e-7 is about 60 % sparse",
         f"of the gap in exact sparsity between RL and SFT, at least {rate(KEPT_GAP)} is left when "
-        f"SFT has a learning rate of RL: holds; {rate(KEPT_GAP_IN_PART)}: in part",
+        f"SFT has a learning rate of RL: holds; {rate(KEPT_GAP_IN_PART)}: in part; of RL runs on "
+        f"the same base and data whose gain is within {rate(ALIKE)} of that of SFT at their rate, "
+        f"and only if RL is sparser than SFT by {100 * LITTLE:.0f} points",
         _rate_matters_less,
     ),
     Claim(

@@ -8,13 +8,10 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-import numpy as np
-
 from rlsparse_ray.reproduce.evidence import Evidence, Row
 
-RESAMPLES = 2000
 FEW = 3
-"""A verdict from fewer runs is in part at most."""
+"""A verdict from fewer runs, or comparisons of a setting, is in part at most."""
 
 
 class Verdict(StrEnum):
@@ -34,9 +31,12 @@ class Measured:
     text: str
     """The numbers; for an untested claim, why it is not tested."""
     runs: int
-    """Training runs that went in."""
+    """Training runs that went in, each once."""
     rows: Sequence[Row] = ()
     """The numbers in detail."""
+    comparisons: int | None = None
+    """Main runs with which another was compared, of the setting with the fewest: the seeds of a
+    data set. None where nothing is compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +66,13 @@ def in_part_at_most(measured: Measured, why: str) -> Measured:
 
 
 def heeding_runs(measured: Measured) -> Measured:
-    """The verdict, in part at most where it rests on fewer than FEW runs."""
-    if measured.runs >= FEW:
+    """The verdict, in part at most where it rests on fewer than FEW runs or comparisons."""
+    what, count = "run", measured.runs
+    if measured.comparisons is not None:
+        what, count = "comparison", measured.comparisons
+    if count >= FEW:
         return measured
-    runs = "1 run" if measured.runs == 1 else f"{measured.runs} runs"
-    return in_part_at_most(measured, f"from {runs} only")
+    return in_part_at_most(measured, f"from {count} {what}{'' if count == 1 else 's'} only")
 
 
 def grade(value: float, holds: float, in_part: float) -> Verdict:
@@ -135,20 +137,42 @@ def groups(rows: Iterable[Row], *keys: str) -> dict[Any, list[Row]]:
 def interval(
     values: Sequence[float], sides: Sequence[tuple[str, str]]
 ) -> tuple[float, float] | None:
-    """95 % bootstrap interval of a mean over pairs of runs, drawing runs and not pairs.
+    """95 % interval of a mean over pairs: Student's t with the jackknife's error over units.
 
-    A run is in many pairs, so these are not independent: runs are drawn with replacement and a
-    pair counts as often as both of its runs came up. None for fewer than three runs.
+    Args:
+        values: of each pair.
+        sides: the two units of each pair, which may be the same one: what was drawn from a larger
+            population, such as algorithms. All of a unit's pairs are left out at once.
+
+    Returns:
+        Both ends; None for fewer than three units, or where leaving one out leaves no pair.
     """
-    names = sorted({name for pair in sides for name in pair})
-    if len(names) < 3:
+    # Coverage with a true deviation of 0.1 between 7 (4) algorithms of 2 data sets and 3 seeds, in
+    # 500 draws for each of claims 3a to 3d: 94 to 97 % (94 to 96 %). Drawing algorithms with
+    # replacement gave 84 to 89 % (79 to 86 %), drawing runs 53 to 88 % (48 to 86 %).
+    units = sorted({unit for pair in sides for unit in pair})
+    if len(units) < 3:
         return None
-    place = {name: n for n, name in enumerate(names)}
-    left, right = (np.array([place[pair[k]] for pair in sides]) for k in (0, 1))
-    rng = np.random.default_rng(0)
-    drawn = rng.multinomial(len(names), [1 / len(names)] * len(names), RESAMPLES)
-    weights = drawn[:, left] * drawn[:, right]
-    used = weights.sum(axis=1) > 0
-    means = (weights[used] @ np.asarray(values)) / weights[used].sum(axis=1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(low), float(high)
+    without = [
+        [value for value, pair in zip(values, sides, strict=True) if unit not in pair]
+        for unit in units
+    ]
+    if not all(without):
+        return None
+    means = [mean(left) for left in without]
+    middle, count = mean(means), len(units)
+    error = math.sqrt((count - 1) / count * math.fsum((m - middle) ** 2 for m in means))
+    reach = student(count - 1) * error
+    return mean(values) - reach, mean(values) + reach
+
+
+def student(freedom: int) -> float:
+    """The 97.5 % quantile of Student's t, to 0.001.
+
+    >>> student(2), round(student(20), 3)
+    (4.303, 2.086)
+    """
+    known = {2: 4.303, 3: 3.182, 4: 2.776}
+    # the normal quantile and the next terms of the expansion in 1 / freedom
+    terms = (1.95996, 2.37227, 2.82250, 2.55585, 1.58953)
+    return known.get(freedom) or math.fsum(t / freedom**n for n, t in enumerate(terms))

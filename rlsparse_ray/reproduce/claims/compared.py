@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from rlsparse_ray.demo.smollm import task_of
 from rlsparse_ray.experiments.runs import RL
-from rlsparse_ray.reproduce.bases import task_of
-from rlsparse_ray.reproduce.claims.claim import mean, percent, points
+from rlsparse_ray.reproduce.claims.claim import Measured, Verdict, mean, percent, points
 from rlsparse_ray.reproduce.evidence import Evidence, Row
 from rlsparse_ray.reproduce.study import Variant
 
@@ -24,7 +24,12 @@ def gain(row: Row) -> float:
 def alike(one: Compared) -> bool:
     """Whether variant and main run learned about as much, so that their densities compare."""
     _, row, usual = one
-    low, high = sorted((gain(row), gain(usual)))
+    return alike_gains(gain(row), gain(usual))
+
+
+def alike_gains(one: float, other: float) -> bool:
+    """Whether two gains in reward are alike."""
+    low, high = sorted((one, other))
     return high <= (1 + ALIKE) * low
 
 
@@ -50,6 +55,14 @@ def by_setting(found: list[Compared]) -> dict[tuple[str, str], list[Compared]]:
         what = f"{variant.varies} {variant.usual} -> {variant.value}"
         settings.setdefault((row["algorithm"], what), []).append(one)
     return settings
+
+
+def judged(verdict: Verdict, text: str, found: list[Compared], rows: list[Row]) -> Measured:
+    """What comparisons say; a main run beside several variants is one run, and one comparison of
+    each setting."""
+    runs = {row["name"] for _, *both in found for row in both}
+    fewest = min(len({v.reference for v, _, _ in some}) for some in by_setting(found).values())
+    return Measured(verdict, text, len(runs), rows, fewest)
 
 
 def table(evidence: Evidence, found: list[Compared]) -> list[Row]:

@@ -13,6 +13,7 @@ from rlsparse_ray.reproduce.claims.claim import (
     untested,
 )
 from rlsparse_ray.reproduce.evidence import Evidence, Row
+from rlsparse_ray.reproduce.layout import IN_FP32
 
 REAL = 0.70
 REAL_IN_PART = 0.20
@@ -42,7 +43,7 @@ def table(evidence: Evidence) -> list[tuple[str, str, list[Row]]]:
 
 
 def _in_fp32(evidence: Evidence, runs: list[Row]) -> list[Row]:
-    rows = (evidence.result(f"{run['name']}-in-fp32") for run in runs)
+    rows = (evidence.result(f"{run['name']}{IN_FP32}") for run in runs)
     return [row for row in rows if row is not None]
 
 
@@ -53,11 +54,11 @@ def _not_rounding(evidence: Evidence) -> Measured:
     if not wide:
         return untested("no RL run in fp32 learned beside its main run")
     real, seen = mean(r["sparsity"] for r in wide), mean(r["sparsity"] for r in cast)
+    rounding = f": {rate((seen - real) / seen)} of the sparsity is rounding" if seen else ""
     return Measured(
         grade(real, REAL, REAL_IN_PART),
         f"exact sparsity of fp32 runs {percent(r['sparsity'] for r in wide)}; the same weights "
-        f"cast to bf16 {percent(r['sparsity'] for r in cast)}: {rate((seen - real) / seen)} of the "
-        "sparsity is rounding",
+        f"cast to bf16 {percent(r['sparsity'] for r in cast)}{rounding}",
         len(wide),
         [
             {

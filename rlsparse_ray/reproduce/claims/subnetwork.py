@@ -48,7 +48,8 @@ def _recovers(evidence: Evidence) -> Measured:
     ]
     return Measured(
         grade(mean(r["gain_share"] for r in own), RECOVERS, RECOVERS_IN_PART),
-        f"share of the full run's gain: {'; '.join(said)}",
+        f"share of the full run's gain: {'; '.join(said)}; the subnetworks are "
+        f"{percent(_trained_share(evidence, row) for row in own)} of all weights",
         len(own),
         [
             _reward_row(evidence, algorithm, mask, some)
@@ -155,7 +156,6 @@ def _same_weights(evidence: Evidence) -> Measured:
     if not own:
         return untested("no full run that learned has a subnetwork run")
     fine, coarse = (mean(r[c] for r in own) for c in ("equal_share_1e5", "equal_share_1e4"))
-    chance = mean(r["equal_share_1e5"] for r in random) if random else 0.0
     text = (
         f"equal at 1e-5 {percent(r['equal_share_1e5'] for r in own)}, at 1e-4 "
         f"{percent(r['equal_share_1e4'] for r in own)}"
@@ -163,14 +163,14 @@ def _same_weights(evidence: Evidence) -> Measured:
     if random:
         text += f"; random masks at 1e-5 {percent(r['equal_share_1e5'] for r in random)}"
     close = fine >= EQUAL_1E5 and coarse >= EQUAL_1E4
-    nearer = fine > chance
+    nearer = bool(random) and fine > mean(r["equal_share_1e5"] for r in random)
     return Measured(
         Verdict.holds
         if close and nearer
         else Verdict.in_part
         if close or nearer
         else Verdict.fails,
-        text,
+        text if random else f"{text}; no random masks to compare them with",
         len(own),
         [
             _equal_row(algorithm, mask, some)
