@@ -316,7 +316,7 @@ def test_faults_go_by_and_cost_one_page(tree, ruled, monkeypatch, fault):
 def test_a_rule_that_the_hub_does_not_answer_fails_alone(tree, load):
     text = f"version: 1\ndiscover:\n  - {{base: hf://acme/busy, tags: [dpo]}}{RULE}"
     tree.proxy.rules.append(
-        Rule(match="busy", times=None, status=429, headers={"Retry-After": "9"})
+        Rule(match="busy", times=None, status=429, headers={"Retry-After": "999"})
     )
     found = discover(load(text))
     assert names(found) == TAKEN

@@ -156,7 +156,7 @@ def test_folders_that_come_and_go_beside_a_listing(tmp_path):
 
     def come_and_go():
         for n in range(20):
-            with suppress(FileNotFoundError):
+            with suppress(FileNotFoundError, FileExistsError):
                 (tmp_path / f"staging/a/{n}").mkdir(parents=True, exist_ok=True)
         files.remove("staging/a")
 

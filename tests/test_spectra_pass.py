@@ -265,6 +265,16 @@ def test_a_killed_pass_leaves_a_stack_with_an_unchanged_expert_whole(experts):
     assert measured_by(*experts) == left
 
 
+@pytest.mark.parametrize("options", [K8, SpectraOptions(k=2, method="exact")], ids=["k=8", "k=2"])
+def test_what_a_killed_pass_left_does_not_replace_rows_that_are_asked_for(experts, options):
+    (other,) = {8, 2} - {options.k}
+    measure(experts[0], options, where="kind = 'expert'")
+    measure(experts[0], SpectraOptions(k=other, method="exact"), only=1, where="kind = 'expert'")
+    assert staged_rows(Store.open(experts[0]))
+    assert measure(experts[0], options, where="kind = 'expert'")[0].matrices == 0
+    assert {k for k, _ in measured_by(*experts)} == {options.k}
+
+
 def test_a_killed_pass_goes_on_to_the_same_files(folder, tmp_path, monkeypatch):
     """Killed with some units done, then with all done and one pair committed."""
     monkeypatch.setattr(spectra_units, "UNIT_FLOPS", 1e6)

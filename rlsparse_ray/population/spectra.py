@@ -164,8 +164,8 @@ def _check_changed(matrices: Matrices, tuned: Tuned, found: Sequence[Spectra]) -
 def commit_spectra(plan: SpectraPlan, store_root: str) -> None:
     """Publish what is staged and what the plan knew without reading, a file a pair; clear up.
 
-    Rows that other passes left are published too. Where two rows are of one tensor, the newer one
-    stays, but of staged ones that which the plan asked for.
+    Rows that other passes left are published too. Where two rows are of one tensor, that which the
+    plan asked for stays, else the newer one.
 
     Raises:
         StoreError: the store cannot be read or written.
@@ -173,11 +173,9 @@ def commit_spectra(plan: SpectraPlan, store_root: str) -> None:
     store = Store.open(store_root)
     staged = staged_rows(store)
     for pair_id in sorted((staged.keys() | plan.told.keys()) & store.committed()):
-        rows = _merged(
-            row_sets(kept_rows(store, pair_id)),
-            sorted(row_sets(staged.get(pair_id, ())), key=lambda one: satisfies(one, plan.options)),
-            row_sets(plan.told.get(pair_id, ())),
-        )
+        found = [*row_sets(kept_rows(store, pair_id)), *row_sets(staged.get(pair_id, ()))]
+        found.sort(key=lambda one: satisfies(one, plan.options))
+        rows = _merged(found, row_sets(plan.told.get(pair_id, ())))
         write_rows(store, pair_id, rows, list(compared_tensors(store, pair_id)))
     store.files.remove(STAGING)
 
