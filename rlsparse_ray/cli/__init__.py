@@ -3,6 +3,7 @@
 import atexit
 import os
 import sys
+import threading
 import traceback
 from contextlib import suppress
 from typing import NoReturn
@@ -73,6 +74,7 @@ def run() -> NoReturn:
         main()
     except SystemExit as end:
         code = int(end.code or 0)
+    threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with suppress(BrokenPipeError):  # as in `rlsparse query NAME | head`
