@@ -24,7 +24,7 @@ WITH related AS (
         CASE x.seed = y.seed WHEN true THEN 'same' WHEN false THEN 'different'
             ELSE 'unknown' END AS seed,
         o.* EXCLUDE (same_base)
-    FROM overlap_of_runs(kept(coalesce(getvariable('criterion'), 'exact'))) AS o
+    FROM overlap_of_runs(coalesce(getvariable('criterion'), 'exact')) AS o
     JOIN training_runs AS x ON x.pair_id = o.pair_a
     JOIN training_runs AS y ON y.pair_id = o.pair_b
 )

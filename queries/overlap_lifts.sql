@@ -1,7 +1,7 @@
 -- Lift of the overlap of every two pairs over each chance baseline, in total.
 --
 -- criterion = exact: the rule that says "changed"; pairs that keep no masks of it are left out
--- shift = no: yes for lift_shift too, which takes about five times as long
+-- shift = no: yes for lift_shift too, which counts every mask six times over
 --
 -- o1 is the share of a's changes that b made too, o2 the share of b's changes that a made too. Two
 -- pairs with no tensor of the same name and shape are left out. `note` says for which tensors a
@@ -15,7 +15,7 @@ SELECT
     o.pair_a, o.pair_b
 FROM overlap_lifts(
     '*', '*',
-    criterion := kept(coalesce(getvariable('criterion'), 'exact')),
+    criterion := coalesce(getvariable('criterion'), 'exact'),
     shift := coalesce(getvariable('shift'), 'no') = 'yes'
 ) AS o
 JOIN pairs AS x ON x.pair_id = o.pair_a

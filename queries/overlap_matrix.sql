@@ -9,7 +9,7 @@ SELECT
     x.name AS name_a, y.name AS name_b,
     o.* EXCLUDE (pair_a, pair_b),
     o.pair_a, o.pair_b
-FROM overlap_total('*', '*', criterion := kept(coalesce(getvariable('criterion'), 'exact'))) AS o
+FROM overlap_total('*', '*', criterion := coalesce(getvariable('criterion'), 'exact')) AS o
 JOIN pairs AS x ON x.pair_id = o.pair_a
 JOIN pairs AS y ON y.pair_id = o.pair_b
 WHERE o.tensors > 0

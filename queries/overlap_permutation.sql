@@ -38,7 +38,7 @@ compared AS (
                 WHEN 'jaccard' THEN jaccard
                 ELSE error('measure is lift_magnitude, lift_tensor, lift_uniform, phi or jaccard')
             END AS measured
-        FROM overlap_of_runs(kept(coalesce(getvariable('criterion'), 'exact')))
+        FROM overlap_of_runs(coalesce(getvariable('criterion'), 'exact'))
         JOIN labelled AS x ON x.pair_id = pair_a
         JOIN labelled AS y ON y.pair_id = pair_b AND y.base = x.base
         WHERE same_base

@@ -27,7 +27,7 @@ SELECT
     o.o2, density(o.changed_a, o.numel) AS o2_by_chance_share,
     o.lift_uniform, o.lift_tensor, o.lift_magnitude,
     o.numel, o.shared, o.sample_fraction, o.pair_a, o.pair_b
-FROM overlap_of_runs(kept(coalesce(getvariable('criterion'), 'exact'))) AS o
+FROM overlap_of_runs(coalesce(getvariable('criterion'), 'exact')) AS o
 JOIN runs AS x ON x.pair_id = o.pair_a
 JOIN runs AS y ON y.pair_id = o.pair_b
 WHERE x.family IS NOT DISTINCT FROM y.family
