@@ -48,7 +48,7 @@ def make(
     """
     from rlsparse_ray.patches import make_patch
 
-    report = make_patch(base, tuned, out, force=force, progress=console.with_progress)
+    report = make_patch(base, tuned, out, force=force, bar=console.with_progress)
     if json:
         row = asdict(report) | {"density": report.density, "patch_share": report.patch_share}
         console.show(pa.Table.from_pylist([row]), Format.json)
@@ -89,7 +89,7 @@ def apply(
     """
     from rlsparse_ray.patches import apply_patch
 
-    report = apply_patch(base, patch, out, force=force, progress=console.with_progress)
+    report = apply_patch(base, patch, out, force=force, bar=console.with_progress)
     if json:
         console.show(pa.Table.from_pylist([asdict(report)]), Format.json)
         return
@@ -118,7 +118,7 @@ def verify(
     """
     from rlsparse_ray.patches import verify_patch
 
-    report = verify_patch(patch, base=base, tuned=tuned, progress=console.with_progress)
+    report = verify_patch(patch, base=base, tuned=tuned, bar=console.with_progress)
     rows = [asdict(problem) for problem in report.problems]
     show_rows(rows, pa.schema([(n, pa.string()) for n in ("where", "tensor", "problem")]), json)
     if not json:

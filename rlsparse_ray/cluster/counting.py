@@ -5,19 +5,16 @@ from dataclasses import replace
 from typing import Any
 
 from rlsparse_ray.cluster.session import ray_session
-from rlsparse_ray.cluster.tasks import Progress
 from rlsparse_ray.cluster.works import run_works
 from rlsparse_ray.placement import Resources
 from rlsparse_ray.population.overlap import overlap_unit
 from rlsparse_ray.population.overlap_commit import CommitUnit, commit_overlaps, commit_units
 from rlsparse_ray.population.overlap_plan import OverlapPlan, begin, plan_overlaps
 from rlsparse_ray.population.overlap_units import Unit, unit_key
+from rlsparse_ray.progress import Bar, Progress, silent
 from rlsparse_ray.storage.files import address_of, store_errors
 from rlsparse_ray.storage.lease import hold
 from rlsparse_ray.store import Store
-
-Bar = Callable[[str, int, Callable[[Progress], Any]], Any]
-"""Runs work of so many units under a title; `console.with_progress` is one."""
 
 
 def count_overlaps(
@@ -73,7 +70,7 @@ def overlaps(
     *,
     resources: Resources | None = None,
     address: str | None = None,
-    progress: Progress = lambda nbytes: None,
+    progress: Progress = silent,
 ) -> None:
     """Count the overlaps that `plan` found missing; finished units are not done again.
 

@@ -12,12 +12,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rlsparse_ray.cluster.metrics import meters
 from rlsparse_ray.cluster.session import MAX_RETRIES, Room, ray_session
-from rlsparse_ray.cluster.tasks import Progress, drain, get, task
+from rlsparse_ray.cluster.tasks import drain, get, task
 from rlsparse_ray.commit import COMMIT_MEMORY, commit_pair, relabel_pair
 from rlsparse_ray.errors import CheckpointError
 from rlsparse_ray.lineage import Lineage, lineage_of
 from rlsparse_ray.placement import Homes, Lane, Resources
 from rlsparse_ray.plan import Plan, PlannedPair, Slice
+from rlsparse_ray.progress import Progress, silent
 from rlsparse_ray.runs import Commit, Ledger, LineageCheck, Outcome
 from rlsparse_ray.slices import SliceReport, extract_slice
 from rlsparse_ray.storage.files import address_of
@@ -33,7 +34,7 @@ def extract(
     resources: Resources | None = None,
     address: str | None = None,
     cache: bool = False,
-    progress: Progress = lambda nbytes: None,
+    progress: Progress = silent,
 ) -> Outcome:
     """Do what `plan` says that the store does not hold yet.
 

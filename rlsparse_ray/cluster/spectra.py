@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from rlsparse_ray.cluster.counting import Bar
-from rlsparse_ray.cluster.tasks import Progress
 from rlsparse_ray.cluster.works import run_works
 from rlsparse_ray.compare.spectra.options import SpectraOptions
 from rlsparse_ray.placement import Resources
@@ -17,6 +15,7 @@ from rlsparse_ray.population.spectra import UnitReport, commit_spectra, spectra_
 from rlsparse_ray.population.spectra_plan import SpectraPlan, plan_spectra
 from rlsparse_ray.population.spectra_units import SpectraUnit
 from rlsparse_ray.population.spectral_masks import MaskPlan, MaskUnit, mask_unit
+from rlsparse_ray.progress import Bar, Progress, silent
 from rlsparse_ray.storage.files import address_of, store_errors
 from rlsparse_ray.storage.lease import hold
 from rlsparse_ray.store import Store
@@ -82,7 +81,7 @@ def measure_spectra(
     *,
     resources: Resources | None = None,
     address: str | None = None,
-    progress: Progress = lambda flops: None,
+    progress: Progress = silent,
 ) -> SpectraOutcome:
     """Measure what `plan` found missing, and keep it in the table `spectra`.
 
@@ -124,7 +123,7 @@ def keep_mask(
     *,
     resources: Resources | None = None,
     address: str | None = None,
-    progress: Progress = lambda nbytes: None,
+    progress: Progress = silent,
 ) -> bool:
     """Make a spectral mask and keep it under its name; False if the store holds it already.
 

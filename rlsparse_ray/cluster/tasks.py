@@ -13,9 +13,6 @@ from rlsparse_ray.cluster.session import LOOK_SECONDS, MAX_RETRIES
 from rlsparse_ray.errors import NoStoreError, RlsparseError, StoreError
 from rlsparse_ray.placement import Resources
 
-Progress = Callable[[int], None]
-"""Called with the bytes that have been done since the last call."""
-
 
 def drain(
     flying: dict[Any, Any],

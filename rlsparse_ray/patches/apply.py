@@ -8,7 +8,8 @@ from rlsparse_ray.patches.format import open_patch
 from rlsparse_ray.patches.hashing import check_base, model_nbytes
 from rlsparse_ray.patches.matching import check_model
 from rlsparse_ray.patches.patched import PatchedModel
-from rlsparse_ray.patches.places import Progress, Source, locate_model, new_folder, silently
+from rlsparse_ray.patches.places import Source, locate_model, new_folder
+from rlsparse_ray.progress import Bar, no_bar
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ def apply_patch(
     out: Source,
     *,
     force: bool = False,
-    progress: Progress = silently,
+    bar: Bar = no_bar,
 ) -> ApplyReport:
     """Write the tuned model: the base's files, its weights patched, everything else as it is.
 
@@ -48,7 +49,7 @@ def apply_patch(
         patch: path or address of the patch.
         out: the new folder; it appears when it is complete.
         force: replace a folder that is there, if it holds such a model and nothing else.
-        progress: told the bytes of the base as they are checked, and then as they are written.
+        bar: told the bytes of the base as they are checked, and then as they are written.
 
     Raises:
         PatchError: the patch is damaged or of another base (the first tensor that differs is
@@ -62,8 +63,8 @@ def apply_patch(
     patched = PatchedModel(located.folder, model, opened)
     folder = _folder(out)
     there = _is_there(folder, patched)
-    progress("patch check", model_nbytes(model), lambda a: check_base(model, opened, a))
-    same = there and progress("compare", patched.nbytes, lambda a: patched.is_in(folder, a))
+    bar("patch check", model_nbytes(model), lambda a: check_base(model, opened, a))
+    same = there and bar("compare", patched.nbytes, lambda a: patched.is_in(folder, a))
     if there and not same and not force:
         raise PatchError(
             f"{folder}: exists and is not this model: remove it, name another folder, or pass "
@@ -71,7 +72,7 @@ def apply_patch(
         )
     if not same:
         with new_folder(folder) as scratch:
-            progress("patch apply", patched.nbytes, lambda a: patched.write(scratch, a))
+            bar("patch apply", patched.nbytes, lambda a: patched.write(scratch, a))
     return ApplyReport(
         folder=str(folder),
         files=tuple(patched.files),

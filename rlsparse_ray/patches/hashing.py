@@ -7,8 +7,8 @@ import xxhash
 
 from rlsparse_ray.errors import PatchError
 from rlsparse_ray.patches.format import Patch
-from rlsparse_ray.patches.places import Advance
 from rlsparse_ray.patches.windows import read, windows
+from rlsparse_ray.progress import Progress
 from rlsparse_ray.weights import Checkpoint, Reader
 
 
@@ -17,7 +17,7 @@ def model_nbytes(model: Checkpoint) -> int:
     return sum(spec.nbytes for spec in model.tensors)
 
 
-def hash_tensors(model: Checkpoint, advance: Advance) -> Generator[tuple[str, str]]:
+def hash_tensors(model: Checkpoint, advance: Progress) -> Generator[tuple[str, str]]:
     """The name of each tensor and XXH3-64 of its bytes, in the order of the files.
 
     Raises:
@@ -34,7 +34,7 @@ def hash_tensors(model: Checkpoint, advance: Advance) -> Generator[tuple[str, st
             yield spec.name, digest.hexdigest()
 
 
-def check_base(model: Checkpoint, patch: Patch, advance: Advance) -> None:
+def check_base(model: Checkpoint, patch: Patch, advance: Progress) -> None:
     """Hash every tensor of the base.
 
     Raises:

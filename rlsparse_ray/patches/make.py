@@ -10,16 +10,10 @@ import xxhash
 
 from rlsparse_ray.patches.format import INDICES, VALUES, TensorRecord, index_dtype, metadata_of
 from rlsparse_ray.patches.matching import match_tensors
-from rlsparse_ray.patches.places import (
-    Advance,
-    Progress,
-    Source,
-    locate_model,
-    new_file,
-    silently,
-)
+from rlsparse_ray.patches.places import Source, locate_model, new_file
 from rlsparse_ray.patches.spools import Piece, Spools
 from rlsparse_ray.patches.windows import Raw, bits, read, width_of, windows
+from rlsparse_ray.progress import Bar, Progress, no_bar
 from rlsparse_ray.weights import Reader, ReadRequest, TensorSpec
 
 
@@ -62,7 +56,7 @@ def make_patch(
     out: Source,
     *,
     force: bool = False,
-    progress: Progress = silently,
+    bar: Bar = no_bar,
 ) -> PatchReport:
     """Write the patch that turns `base` into `tuned`, bit for bit.
 
@@ -75,7 +69,7 @@ def make_patch(
         tuned: likewise.
         out: path or bucket address of the patch; ends in .safetensors.
         force: replace a file that is there.
-        progress: told the bytes of both models as they are read.
+        bar: told the bytes of both models as they are read.
 
     Raises:
         PatchError: the two have not the same tensors, or `out` cannot be written.
@@ -85,7 +79,7 @@ def make_patch(
     pairs = match_tensors(*models)
     total = sum(spec.nbytes for pair in pairs for spec in pair)
     with new_file(out, force=force) as scratch, Spools(scratch.parent) as spools:
-        records: dict[str, TensorRecord] = progress(
+        records: dict[str, TensorRecord] = bar(
             "patch make", total, lambda advance: _compare_all(pairs, spools, advance)
         )
         spools.join(scratch, metadata_of(*models, records))
@@ -93,7 +87,7 @@ def make_patch(
 
 
 def _compare_all(
-    pairs: Sequence[tuple[TensorSpec, TensorSpec]], spools: Spools, advance: Advance
+    pairs: Sequence[tuple[TensorSpec, TensorSpec]], spools: Spools, advance: Progress
 ) -> dict[str, TensorRecord]:
     def requests() -> Iterator[ReadRequest]:
         for base, tuned in pairs:
@@ -106,7 +100,7 @@ def _compare_all(
 
 
 def _compare(
-    base: TensorSpec, arrays: Iterator[Raw], spools: Spools, advance: Advance
+    base: TensorSpec, arrays: Iterator[Raw], spools: Spools, advance: Progress
 ) -> TensorRecord:
     """Compare the windows of a tensor and keep what changed."""
     width, dtype = width_of(base), index_dtype(base.numel)

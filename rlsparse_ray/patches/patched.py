@@ -10,8 +10,8 @@ import xxhash
 from rlsparse_ray.errors import PatchError
 from rlsparse_ray.patches.entries import EntryStream
 from rlsparse_ray.patches.format import Patch
-from rlsparse_ray.patches.places import Advance
 from rlsparse_ray.patches.windows import Raw, ranges_of, read, width_of, windows
+from rlsparse_ray.progress import Progress
 from rlsparse_ray.weights import Checkpoint, FileRef, Reader, ReadRequest, TensorSpec
 from rlsparse_ray.weights.choice import SAFETENSORS, WEIGHTS
 from rlsparse_ray.weights.places import Folder
@@ -45,7 +45,7 @@ class PatchedModel:
         """By name; those with weights first."""
         self.nbytes = sum(file.size for file in self.files.values())
 
-    def write(self, folder: Path, advance: Advance) -> None:
+    def write(self, folder: Path, advance: Progress) -> None:
         """Write every file to a new folder.
 
         Raises:
@@ -55,7 +55,7 @@ class PatchedModel:
         """
         self._pass_to(lambda name: (folder / name).open("xb", buffering=0), advance)
 
-    def is_in(self, folder: Path, advance: Advance) -> bool:
+    def is_in(self, folder: Path, advance: Progress) -> bool:
         """Whether the folder holds every file, to the byte.
 
         Raises: as `write`.
@@ -72,7 +72,7 @@ class PatchedModel:
     def _pass_to(
         self,
         sink_of: Callable[[str], AbstractContextManager[_Sink]],
-        advance: Advance,
+        advance: Progress,
     ) -> None:
         names = [spec.name for specs in self._tensors.values() for spec in specs]
         with (
@@ -119,7 +119,7 @@ class PatchedModel:
             )
 
 
-def _pass(array: Raw, sink: _Sink, advance: Advance) -> None:
+def _pass(array: Raw, sink: _Sink, advance: Progress) -> None:
     view = array.data
     while view:
         # an unbuffered file may take a part only

@@ -3,10 +3,9 @@
 import errno
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from rlsparse_ray.errors import PatchError
 from rlsparse_ray.storage.buckets import is_object
@@ -18,11 +17,6 @@ from rlsparse_ray.weights.choice import SAFETENSORS
 Source = str | os.PathLike[str]
 """A model or a patch: a path, or an address (hf://, s3://, gs://, az://)."""
 
-Advance = Callable[[int], None]
-"""Told the bytes done since the last call."""
-Progress = Callable[[str, int, Callable[[Advance], Any]], Any]
-"""Runs work of so many bytes under a title; `console.with_progress` is one."""
-
 _HINTS = {
     errno.ENOSPC: f"free some space (killed runs leave *{PARTIAL} beside the output) or write "
     "elsewhere",
@@ -30,11 +24,6 @@ _HINTS = {
     errno.EROFS: "the file system is read-only: write elsewhere",
     errno.EACCES: "you may not write there: write elsewhere or change its permissions",
 }
-
-
-def silently(_what: str, _total: int, work: Callable[[Advance], Any]) -> Any:
-    """The progress of work that nobody watches."""
-    return work(lambda _nbytes: None)
 
 
 def locate_model(source: Source, what: str) -> Located:

@@ -11,8 +11,9 @@ from rlsparse_ray.patches.entries import DamagedEntriesError, EntryStream, chunk
 from rlsparse_ray.patches.format import Patch, open_patch
 from rlsparse_ray.patches.hashing import model_nbytes, wrong_base
 from rlsparse_ray.patches.matching import check_model
-from rlsparse_ray.patches.places import Advance, Progress, Source, locate_model, silently
+from rlsparse_ray.patches.places import Source, locate_model
 from rlsparse_ray.patches.windows import Raw, read, width_of, windows
+from rlsparse_ray.progress import Bar, Progress, no_bar
 from rlsparse_ray.weights import Checkpoint, Reader, TensorSpec
 
 
@@ -51,7 +52,7 @@ def verify_patch(
     *,
     base: Source | None = None,
     tuned: Source | None = None,
-    progress: Progress = silently,
+    bar: Bar = no_bar,
 ) -> VerifyReport:
     """Check a patch: its header, the order and range of its indices, and every hash.
 
@@ -60,7 +61,7 @@ def verify_patch(
         base: then every tensor of it is hashed and patched in memory, each entry must change a
             bit, and the result must have the tuned model's hash.
         tuned: then every tensor of it is hashed, and the patch must change nothing of it.
-        progress: told the bytes that are read.
+        bar: told the bytes that are read.
 
     Raises:
         PatchError: a path where nothing is.
@@ -79,18 +80,18 @@ def verify_patch(
     report.changed = sum(entries.indices.numel for entries in opened.entries.values())
     total = opened.nbytes + sum(map(model_nbytes, models.values()))
 
-    def check(advance: Advance) -> None:
+    def check(advance: Progress) -> None:
         report.problems += _of_entries(opened, advance)
         # entries that are wrong by themselves say nothing of a model
         if report.ok:
             for side, model in models.items():
                 report.problems += _of_model(opened, model, side, advance)
 
-    progress("patch verify", total, check)
+    bar("patch verify", total, check)
     return report
 
 
-def _of_entries(patch: Patch, advance: Advance) -> Iterator[Problem]:
+def _of_entries(patch: Patch, advance: Progress) -> Iterator[Problem]:
     names = list(patch.entries)
     with Reader() as reader:
         while names:
@@ -103,7 +104,7 @@ def _of_entries(patch: Patch, advance: Advance) -> Iterator[Problem]:
                 names = names[names.index(error.tensor) + 1 :]
 
 
-def _of_model(patch: Patch, model: Checkpoint, side: str, advance: Advance) -> Iterator[Problem]:
+def _of_model(patch: Patch, model: Checkpoint, side: str, advance: Progress) -> Iterator[Problem]:
     try:
         check_model(model, patch, side)
     except PatchError as error:

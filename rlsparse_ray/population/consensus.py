@@ -8,7 +8,7 @@ The group is every pair for which a condition over the view `pairs` holds. The c
 the user's own, run as `SELECT pair_id FROM pairs WHERE ...`, exactly as `rlsparse sql` would.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,11 +33,11 @@ from rlsparse_ray.population.named_masks import (
     making,
 )
 from rlsparse_ray.population.overlap_units import PartIndex
+from rlsparse_ray.progress import Progress, silent
 from rlsparse_ray.sql import connect
 from rlsparse_ray.storage.files import store_errors
 from rlsparse_ray.store import Store
 
-Progress = Callable[[int], None]
 Keep = int | str
 
 _RUN_BYTES = 16 << 20
@@ -86,7 +86,7 @@ def consensus(
     *,
     keep: Keep | None = None,
     name: str | None = None,
-    progress: Progress = lambda nbytes: None,
+    progress: Progress = silent,
 ) -> Consensus:
     """Count in how many masks of a group every parameter changed.
 
@@ -130,7 +130,7 @@ def histogram_of(store: Store, con: duckdb.DuckDBPyConnection, group: Group) -> 
     """
     expected, _ = expected_of(con, group)
     with store_errors(store.root):
-        return _table(_count(store, group, None, lambda nbytes: None), expected)
+        return _table(_count(store, group, None, silent), expected)
 
 
 def _threshold(keep: Keep, masks: int) -> int:

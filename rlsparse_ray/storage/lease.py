@@ -17,13 +17,14 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from rlsparse_ray.errors import StoreError
+from rlsparse_ray.progress import Progress, silent
 from rlsparse_ray.storage.files import Files, store_errors
 from rlsparse_ray.store import Store
 
@@ -109,7 +110,7 @@ class Lease:
                 "s: nothing more is written; what is finished is kept: run again"
             )
 
-    def guard(self, progress: Callable[[int], None] = lambda nbytes: None) -> Callable[[int], None]:
+    def guard(self, progress: Progress = silent) -> Progress:
         """The progress that ends the work, before the next commit, once the lease is lost."""
 
         def checked(nbytes: int) -> None:

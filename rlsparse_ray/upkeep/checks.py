@@ -11,11 +11,10 @@ import duckdb
 from rlsparse_ray.errors import QueryError, StoreError
 from rlsparse_ray.population.named_masks import named_mask_row, named_masks
 from rlsparse_ray.population.spectra_files import kept_rows, pairs_with_spectra, spectra_path
+from rlsparse_ray.progress import Progress, silent
 from rlsparse_ray.sql import connect, run_audits
 from rlsparse_ray.storage.files import store_errors
 from rlsparse_ray.store import Store, table_path, xxh3_of
-
-Progress = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +29,7 @@ class Finding:
     problem: str
 
 
-def verify(store_root: str | Path, progress: Progress = lambda nbytes: None) -> list[Finding]:
+def verify(store_root: str | Path, progress: Progress = silent) -> list[Finding]:
     """Everything that is wrong with a store; an empty list if all is well.
 
     Files come first: a damaged one makes the audits that read it fail, which is reported too. An
@@ -132,7 +131,7 @@ def _problems(
         parts = row["parts"]
         now = {part["path"]: store.files.size(part["path"]) for part in parts}
         sizes = {path: size for path, size in now.items() if size is not None}
-        found = list(_damaged(store, parts, sizes, lambda nbytes: None))
+        found = list(_damaged(store, parts, sizes, silent))
     return []
 
 

@@ -7,7 +7,7 @@ code as what was committed. A source that is gone or has moved on is no damage; 
 
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from tempfile import TemporaryDirectory
@@ -18,13 +18,13 @@ import duckdb
 from rlsparse_ray.errors import QueryError
 from rlsparse_ray.plan import PlannedPair, Slice, SliceTensor
 from rlsparse_ray.population.reopen import reopen_pairs
+from rlsparse_ray.progress import Progress, silent
 from rlsparse_ray.slices import extract_slice
 from rlsparse_ray.sql import connect
 from rlsparse_ray.store import Store
 from rlsparse_ray.upkeep.checks import Finding
 from rlsparse_ray.weights import DTYPES
 
-Progress = Callable[[int], None]
 Row = Mapping[str, Any]
 
 _COMPARED = """
@@ -107,7 +107,7 @@ def _rows(con: duckdb.DuckDBPyConnection, text: str, *values: str) -> list[dict[
     return found
 
 
-def deep_verify(samples: Sequence[Sample], progress: Progress = lambda nbytes: None) -> DeepReport:
+def deep_verify(samples: Sequence[Sample], progress: Progress = silent) -> DeepReport:
     """Extract the samples again from their sources and compare.
 
     `progress` is called with the bytes of the samples done since the last call.

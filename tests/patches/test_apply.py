@@ -184,7 +184,7 @@ def test_base_changes_after_its_check(scene, shard):
         return work(lambda nbytes: None)
 
     with pytest.raises(CheckpointError, match="changed between plan and read"):
-        apply_patch(scene.base, scene.patch, scene.out, progress=swap)
+        apply_patch(scene.base, scene.patch, scene.out, bar=swap)
     assert not scene.out.exists()
 
 

@@ -200,7 +200,7 @@ def test_an_unreadable_model_leaves_nothing(scene, tmp_path):
         return work(lambda nbytes: None)
 
     with pytest.raises(CheckpointError, match="changed between plan and read"):
-        make_patch(scene.base, scene.tuned, place, progress=cut)
+        make_patch(scene.base, scene.tuned, place, bar=cut)
     assert list(place.parent.iterdir()) == []
 
 
@@ -229,7 +229,7 @@ def stop(what, total, work):
             time.sleep(600)
     return work(advance)
 
-{"make": make_patch, "apply": apply_patch}[sys.argv[1].split()[1]](*sys.argv[2:], progress=stop)
+{"make": make_patch, "apply": apply_patch}[sys.argv[1].split()[1]](*sys.argv[2:], bar=stop)
 """
 
 
